@@ -1,0 +1,1 @@
+"""The algorithms, each readable alone, top to bottom. Installed as ``fwp_rl.agents``."""

@@ -1,0 +1,138 @@
+"""The recurrent contract that every core keeps, and the registry of cores.
+
+    core.initial_state(batch_size, device) -> State
+    core(x: [T, B, D], state, reset: bool [T, B]) -> (y: [T, B, core.output_size], state)
+
+1. ``reset[t, b]``: x[t, b] is the first input of an episode; the state is replaced by the initial
+   state *before* x[t, b] is used.
+2. The state passed in is never changed, and gradients reach it.
+3. One call with T steps equals T calls with one step.
+4. Gradients flow through the whole unroll, unless ``gradient_horizon`` cuts them. The released
+   code of "Going Beyond Linear Transformers with Recurrent FWPs" (2021) cuts at every step,
+   which is ``gradient_horizon=1``.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Annotated
+
+import torch
+from torch import Tensor, nn
+
+from fwp_rl.config import Range, check_ranges
+from fwp_rl.registry import Registry
+from fwp_rl.types import State
+
+__all__ = [
+    "CORES",
+    "Core",
+    "CoreConfig",
+    "RecurrentCoreConfig",
+    "build_core",
+    "record",
+    "recording",
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CoreConfig:
+    """Base of the config of every core."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+
+    def build(self, input_size: int) -> "Core":
+        """The core's module for inputs of ``input_size`` features."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecurrentCoreConfig(CoreConfig):
+    """What every core with memory can be told."""
+
+    gradient_horizon: Annotated[int | None, Range(1)] = None
+    """Detach the state before every n-th step of an unroll; 1 is the credit assignment of the
+    authors' released RL code, none the whole unroll."""
+
+
+CORES: Registry[CoreConfig] = Registry("core")
+
+
+class Core(nn.Module):
+    """A core's module. Subclasses set ``output_size`` and define ``unroll`` and
+    ``initial_state``; callers use ``forward``, which checks shapes and applies the horizon."""
+
+    output_size: int
+
+    def __init__(self, config: CoreConfig, input_size: int) -> None:
+        super().__init__()
+        self.config = config
+        self.input_size = input_size
+        self.gradient_horizon: int | None = getattr(config, "gradient_horizon", None)
+
+    def initial_state(self, batch_size: int, device: torch.device | str | None = None) -> State:
+        """Zeros: the state at the start of an episode. float32 leaves ``[B, ...]``."""
+        raise NotImplementedError
+
+    def unroll(self, x: Tensor, state: State, reset: Tensor) -> tuple[Tensor, State]:
+        """All T steps with exact gradients."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor, state: State, reset: Tensor) -> tuple[Tensor, State]:
+        """Run the core.
+
+        x      [T, B, input_size]
+        state  leaves [B, ...]; not changed
+        reset  [T, B] bool
+        returns y [T, B, output_size] and the state after the last step
+        """
+        if x.ndim != 3 or x.shape[-1] != self.input_size or x.shape[0] == 0:
+            raise ValueError(
+                f"x has shape {tuple(x.shape)}, expected [T >= 1, B, {self.input_size}]"
+            )
+        if reset.shape != x.shape[:2] or reset.dtype != torch.bool:
+            raise ValueError(
+                f"reset is {reset.dtype} {tuple(reset.shape)}, expected bool {tuple(x.shape[:2])}"
+            )
+        horizon = self.gradient_horizon
+        if horizon is None or horizon >= x.shape[0]:
+            return self.unroll(x, state, reset)
+        outputs = []
+        for start in range(0, x.shape[0], horizon):
+            if start:
+                state = tuple(leaf.detach() for leaf in state)
+            part = slice(start, start + horizon)
+            y, state = self.unroll(x[part], state, reset[part])
+            outputs.append(y)
+        return torch.cat(outputs), state
+
+
+def build_core(config: CoreConfig, input_size: int) -> Core:
+    """The module of a core config, for inputs of ``input_size`` features."""
+    return config.build(input_size)
+
+
+_recorder: ContextVar[dict[str, list[Tensor]] | None] = ContextVar("recorder", default=None)
+
+
+@contextmanager
+def recording() -> Iterator[dict[str, list[Tensor]]]:
+    """Collect what cores report while they run: name → one tensor per report, in layer order.
+
+    Costs nothing outside the context: cores then hand nothing over.
+    """
+    records: dict[str, list[Tensor]] = {}
+    token = _recorder.set(records)
+    try:
+        yield records
+    finally:
+        _recorder.reset(token)
+
+
+def record(name: str, value: Tensor) -> None:
+    """Report an inner quantity, such as ``beta`` [T, B, H] or ``fast_weight`` [B, H, V, K]."""
+    records = _recorder.get()
+    if records is not None:
+        records.setdefault(name, []).append(value.detach())

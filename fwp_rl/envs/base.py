@@ -1,0 +1,119 @@
+"""What every environment adapter provides. ``fwp_rl/types.py`` has the time alignment.
+
+An adapter steps B columns in lockstep, emits one dummy step after every end of an episode, and
+supplies ``reset``, ``mask``, ``terminated`` and ``truncated`` itself. It also keeps the books on
+whole *games*, which may hold several episodes (with episodic life, a lost life ends an episode).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fwp_rl.registry import Registry
+from fwp_rl.types import EnvSpec
+
+__all__ = ["ENVS", "ActionError", "EnvConfig", "EnvStep", "Game", "VectorEnv", "check_action"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Game:
+    """One finished game of one column."""
+
+    column: int
+    episode_return: float
+    """Sum of the raw reward over the whole game, all lives."""
+    length: int
+    """Steps with mask 1."""
+    truncated: bool
+    """Cut by the time limit; the return is what had been scored so far."""
+
+
+@dataclass(kw_only=True, slots=True)
+class EnvStep:
+    """The answer to one vector of actions.
+
+    obs         [B, *observation_shape]  the *next* observation, obs[t + 1]
+    reset       [B]  bool     obs[t + 1] is the first of an episode
+    reward      [B]  float32  raw, of action[t]
+    terminated  [B]  bool     of action[t]; never true together with truncated
+    truncated   [B]  bool     of action[t]
+    mask        [B]  bool     false where action[t] was ignored (a dummy step)
+    games       the games that ended with this step
+    """
+
+    obs: NDArray[Any]
+    reset: NDArray[np.bool_]
+    reward: NDArray[np.float32]
+    terminated: NDArray[np.bool_]
+    truncated: NDArray[np.bool_]
+    mask: NDArray[np.bool_]
+    games: list[Game] = field(default_factory=list)
+
+
+class VectorEnv(Protocol):
+    """B columns of one environment, stepped in lockstep."""
+
+    spec: EnvSpec
+    num_envs: int
+
+    def reset(self) -> NDArray[Any]:
+        """Start: the first observations ``[B, *observation_shape]``. Call it once."""
+        ...
+
+    def step(self, action: NDArray[Any]) -> EnvStep:
+        """Play one action per column (integers ``[B]``). Raises ActionError on anything else."""
+        ...
+
+    def render(self, column: int) -> NDArray[np.uint8]:
+        """The screen of one column, ``[height, width, 3]``. Needs ``render=True`` at ``make``."""
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """Every argument and version that a result depends on, ready for JSON."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class EnvConfig:
+    """Base of the config of every environment family; subclasses are frozen dataclasses."""
+
+    def make(
+        self,
+        num_envs: int,
+        seeds: Sequence[int],
+        *,
+        num_threads: int | None = None,
+        render: bool = False,
+    ) -> VectorEnv:
+        """Build B = ``num_envs`` columns, column i seeded with ``seeds[i]`` (int32, >= 0)."""
+        raise NotImplementedError
+
+    def spec(self) -> EnvSpec:
+        """Shape of an observation and number of actions, without stepping anything."""
+        raise NotImplementedError
+
+
+ENVS: Registry[EnvConfig] = Registry("environment")
+
+
+class ActionError(ValueError):
+    """Actions of the wrong shape, type or range."""
+
+
+def check_action(action: NDArray[Any], num_envs: int, num_actions: int) -> NDArray[np.int32]:
+    """The actions as contiguous int32 ``[B]``, or an ActionError that says what is wrong."""
+    action = np.asarray(action)
+    if action.shape != (num_envs,):
+        raise ActionError(
+            f"actions have shape {action.shape}, expected ({num_envs},): one per column"
+        )
+    if not np.issubdtype(action.dtype, np.integer):
+        raise ActionError(f"actions have dtype {action.dtype}, expected an integer type")
+    if action.size and (action.min() < 0 or action.max() >= num_actions):
+        bad = action[(action < 0) | (action >= num_actions)][0]
+        raise ActionError(f"action {bad} is out of range, expected 0 to {num_actions - 1}")
+    return np.ascontiguousarray(action, dtype=np.int32)

@@ -1,0 +1,28 @@
+"""Finds configs/ and cuda/: inside the installed package, or at the top of a checkout."""
+
+from pathlib import Path
+
+__all__ = ["configs_dir", "cuda_dir"]
+
+_PACKAGE = Path(__file__).resolve().parent
+
+
+def configs_dir() -> Path:
+    """The folder of the presets (``*.yaml``)."""
+    return _find("configs")
+
+
+def cuda_dir() -> Path:
+    """The folder of the CUDA C++ sources."""
+    return _find("cuda")
+
+
+def _find(name: str) -> Path:
+    candidates = [_PACKAGE / name, _PACKAGE.parent / name]
+    for path in candidates:
+        if path.is_dir():
+            return path
+    raise FileNotFoundError(
+        f"the folder {name!r} is missing: looked at {' and '.join(map(str, candidates))}; "
+        "install fwp_rl again"
+    )

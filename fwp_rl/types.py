@@ -1,0 +1,92 @@
+"""The contract between environments, cores, policies and agents.
+
+Shape letters, the same everywhere: T time, B batch (environment columns), H heads, K key dim,
+V value dim, D features, A actions, L layers. Data is time-major ``[T, B, ...]``; the leaves of a
+recurrent state are batch-first ``[B, ...]``. Acting is the same call as learning, with T = 1.
+
+Three words mean three things. ``terminated``: the episode ended and its future is worth nothing.
+``truncated``: it was cut off, its future is worth the value of what follows. ``reset``: this
+observation is the first of an episode, so the core forgets *before* it reads it. ``reset`` comes
+from the environment adapter; nobody derives it from the other two.
+
+Episodes restart on the *next* step. When action[e] ends an episode, step e + 1 is a dummy: its
+observation is the true last one, the environment ignores its action, its reward is 0 and
+``mask[e + 1]`` is 0. ``reset[e + 2]`` is 1. The dummy passes through encoder and core like any
+step, which makes value[e + 1] the bootstrap value of a truncation at e.
+"""
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from torch import Tensor
+
+__all__ = ["EnvSpec", "Observation", "PolicyOutput", "Rollout", "State"]
+
+State: TypeAlias = tuple[Tensor, ...]
+"""A core's memory: a flat tuple of ``[B, ...]`` tensors, ``()`` for a core without memory.
+Zeros mean "start of an episode"."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EnvSpec:
+    """What a policy must know of an environment to be built for it."""
+
+    name: str
+    """Family and task, e.g. ``atari/Breakout``."""
+    observation_shape: tuple[int, ...]
+    """Shape of one column's observation, e.g. ``(4, 84, 84)``; images are channels first, uint8,
+    everything else is float32."""
+    num_actions: int
+
+
+@dataclass(kw_only=True, slots=True)
+class Observation:
+    """What the policy reads.
+
+    obs          [T, B, *observation_shape]  uint8 (images) or float32
+    reset        [T, B]  bool     obs[t] is the first of an episode
+    last_reward  [T, B]  float32  the clipped reward[t-1]; 0 where reset
+    last_action  [T, B]  int64    action[t-1]; -1, which stands for "none", where reset
+    """
+
+    obs: Tensor
+    reset: Tensor
+    last_reward: Tensor
+    last_action: Tensor
+
+
+@dataclass(kw_only=True, slots=True)
+class PolicyOutput:
+    """What the policy answers: logits [T, B, A] and value [T, B], both float32, and the state
+    after the last step."""
+
+    logits: Tensor
+    value: Tensor
+    state: State
+
+
+@dataclass(kw_only=True, slots=True)
+class Rollout:
+    """T steps of B columns. ``observation`` has T + 1 entries along time, the rest T.
+
+    observation       obs[T] is evaluated once for the bootstrap value, and again as index 0 of
+                      the next rollout
+    action            [T, B]     int64
+    reward            [T, B]     float32  raw: the answer to action[t]; the agent clips it
+    terminated        [T, B]     bool     never true together with truncated
+    truncated         [T, B]     bool
+    mask              [T, B]     bool     false where the environment ignored action[t]
+    behaviour_logits  [T, B, A]  float32  of the policy that acted
+    value             [T, B]     float32  of the policy that acted
+    initial_state     the core's state before index 0, leaves [B, ...]
+    """
+
+    observation: Observation
+    action: Tensor
+    reward: Tensor
+    terminated: Tensor
+    truncated: Tensor
+    mask: Tensor
+    behaviour_logits: Tensor
+    value: Tensor
+    initial_state: State
