@@ -1,0 +1,14 @@
+"""Speed, measured on the machine at hand: ``fwp-rl bench NAME``.
+
+Every figure is a median over rounds that alternate between what is compared, so that a slow
+minute of the machine falls on all alike. Compare figures of one run only.
+"""
+
+from collections.abc import Callable
+from typing import Final
+
+from fwp_rl.bench.training import bench_training
+
+__all__ = ["BENCHMARKS"]
+
+BENCHMARKS: Final[dict[str, Callable[..., None]]] = {"training": bench_training}

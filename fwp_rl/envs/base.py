@@ -78,6 +78,7 @@ class VectorEnv(Protocol):
     def close(self) -> None: ...
 
 
+@dataclass(frozen=True, kw_only=True)
 class EnvConfig:
     """Base of the config of every environment family; subclasses are frozen dataclasses."""
 
@@ -95,6 +96,10 @@ class EnvConfig:
     def spec(self) -> EnvSpec:
         """Shape of an observation and number of actions, without stepping anything."""
         raise NotImplementedError
+
+    def frame_rate(self) -> float | None:
+        """Steps per second of play for a person to watch; None where there is no screen."""
+        return None
 
 
 ENVS: Registry[EnvConfig] = Registry("environment")

@@ -1,0 +1,175 @@
+"""Environment steps per second of whole training runs, and what the core costs of them."""
+
+import dataclasses
+import multiprocessing
+import platform
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+import fwp_rl
+from fwp_rl.agents.ppo import PPOConfig
+from fwp_rl.config import ConfigError
+from fwp_rl.cores import CORES, build_core
+from fwp_rl.envs.atari import AtariConfig
+from fwp_rl.models.encoders import NatureCNNConfig
+from fwp_rl.models.policy import Policy
+from fwp_rl.training.files import write_json
+from fwp_rl.training.loggers import read_metrics
+
+__all__ = ["bench_training"]
+
+WARM_UP = 2
+"""First iterations of a run, left out: they compile kernels and fill caches."""
+
+
+def bench_training(
+    cores: Annotated[tuple[str, ...], tyro.conf.arg(metavar="CORE")] = (
+        "feedforward",
+        "lstm",
+        "delta_net",
+    ),
+    *,
+    game: str = "Pong",
+    num_envs: int = 16,
+    iterations: int = 10,
+    rounds: int = 3,
+    output: Path | None = None,
+) -> None:
+    """Steps per second of PPO with each core: Nature CNN, rollout 128, 4 epochs x 4 minibatches.
+
+    Args:
+        cores: Registered cores to compare.
+        game: Atari game.
+        num_envs: Environment columns.
+        iterations: Measured iterations per run, after two that warm up.
+        rounds: Runs per core; the cores take turns.
+        output: Also write the figures to this JSON file.
+    """
+    if iterations < 1 or rounds < 1:
+        raise ConfigError(f"iterations and rounds: got {iterations} and {rounds}, expected 1 or more")
+    configs = {
+        name: PPOConfig(
+            env=AtariConfig(game=game),
+            encoder=NatureCNNConfig(),
+            core=CORES[name](),
+            num_envs=num_envs,
+            total_steps=10**9,
+            evaluation_games=0,
+            video=False,
+            plain=True,
+        )
+        for name in cores
+    }
+    console = Console()
+    runs: dict[str, list[dict[str, float]]] = {name: [] for name in configs}
+    # a fresh process per run: threads and allocator start alike for each
+    with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
+        for round_ in range(rounds):
+            for name, config in configs.items():
+                runs[name].append(pool.apply(_measure, (config, iterations)))
+                speed = runs[name][-1]["steps_per_second"]
+                console.print(f"round {round_ + 1} of {rounds}: {name} {speed:.0f} steps/s")
+    figures = {
+        name: {key: statistics.median(run[key] for run in measured) for key in measured[0]}
+        for name, measured in runs.items()
+    }
+    console.print(_table(figures, game, num_envs))
+    if output is not None:
+        write_json(
+            output,
+            {
+                "benchmark": "training",
+                "game": game,
+                "num_envs": num_envs,
+                "iterations": iterations,
+                "rounds": rounds,
+                "median": figures,
+                "runs": runs,
+                "machine": {
+                    "processor": platform.processor() or platform.machine(),
+                    "torch_threads": torch.get_num_threads(),
+                },
+                "versions": {"fwp_rl": fwp_rl.__version__, "torch": str(torch.__version__)},
+                "date": datetime.now(UTC).isoformat(timespec="seconds"),
+            },
+        )
+
+
+def _measure(config: PPOConfig, iterations: int) -> dict[str, float]:
+    """One training run: medians over its iterations, and the share of time the core takes."""
+    per_iteration = config.num_envs * config.rollout_length
+    # dummy steps do not count towards total_steps, so the run may need an iteration more
+    steps = (iterations + WARM_UP) * per_iteration
+    with tempfile.TemporaryDirectory() as folder:
+        run = Path(folder) / "run"
+        dataclasses.replace(
+            config, total_steps=steps, anneal_learning_rate=False, run_dir=str(run)
+        ).train()
+        rows = read_metrics(run / "metrics.jsonl")[WARM_UP : WARM_UP + iterations]
+    medians = {
+        name.partition("/")[2]: statistics.median(row[name] for row in rows)
+        for name in ("charts/steps_per_second", "time/acting", "time/environment", "time/learning")
+    }
+    seconds = per_iteration / medians["steps_per_second"]
+    return medians | {"core": _core_seconds(config) / seconds}
+
+
+def _core_seconds(config: PPOConfig) -> float:
+    """Seconds that the core alone takes of one iteration, timed by itself at the same shapes."""
+    policy = Policy(config, config.env.spec())
+    core = build_core(config.core, policy.core.input_size)
+
+    def call(steps: int, columns: int) -> torch.Tensor:
+        x = torch.randn(steps, columns, core.input_size)
+        reset = torch.zeros(steps, columns, dtype=torch.bool)
+        reset[steps // 2, 0] = True
+        y: torch.Tensor = core(x, core.initial_state(columns), reset)[0]
+        return y
+
+    def act() -> None:
+        with torch.no_grad():
+            call(1, config.num_envs)
+
+    def learn() -> None:
+        y = call(config.rollout_length, config.num_envs // config.minibatches)
+        if y.requires_grad:
+            y.sum().backward()
+
+    acting = (config.rollout_length + 1) * _seconds(act, 50)
+    return acting + config.epochs * config.minibatches * _seconds(learn, 10)
+
+
+def _seconds(run: Callable[[], None], repeats: int) -> float:
+    run()
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
+
+
+def _table(figures: dict[str, dict[str, float]], game: str, num_envs: int) -> Table:
+    first: dict[str, Any] = next(iter(figures.values()))
+    table = Table("core", title=f"PPO on {game}, {num_envs} columns", title_justify="left")
+    headers = ("steps/s", "ratio", "acting", "environment", "learning", "of it all: core")
+    for name in headers:
+        table.add_column(name, justify="right")
+    for name, row in figures.items():
+        table.add_row(
+            name,
+            f"{row['steps_per_second']:.0f}",
+            f"{row['steps_per_second'] / first['steps_per_second']:.2f}",
+            *(f"{100 * row[key]:.0f} %" for key in ("acting", "environment", "learning", "core")),
+        )
+    return table

@@ -1,0 +1,244 @@
+"""The command line: train, evaluate, watch, list, doctor, bench.
+
+Heavy imports wait until a command needs them, so that ``--help`` and a typo answer at once.
+Exit codes: 0 fine; 1 the work failed; 2 the call was wrong; 130 Ctrl-C and 143 SIGTERM, after
+saving.
+"""
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from fwp_rl.config import ConfigError
+from fwp_rl.registry import UnknownNameError, suggestion
+
+__all__ = ["main"]
+
+Source = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN_OR_POLICY")]
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point of ``fwp-rl``."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    if not args or args[0] in ("-h", "--help"):
+        print(_usage())
+        return
+    if args[0] == "--version":
+        from fwp_rl import __version__
+
+        print(f"fwp-rl {__version__}")
+        return
+    if args[0] not in COMMANDS:
+        _fail(f"unknown command {args[0]!r}. {suggestion(args[0], COMMANDS)}\n\n{_usage()}", 2)
+    from fwp_rl.training.files import CheckpointError
+    from fwp_rl.training.run import RunError
+
+    try:
+        COMMANDS[args[0]][0](args[1:])
+    except (ConfigError, UnknownNameError, FileNotFoundError) as error:
+        _fail(str(error), 2)
+    except (RunError, CheckpointError, FloatingPointError, ImportError) as error:
+        _fail(str(error), 1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _usage() -> str:
+    lines = [f"  {name:9} {summary}" for name, (_, summary) in COMMANDS.items()]
+    return (
+        "Reinforcement learning with fast weight programmers.\n\n"
+        "usage: fwp-rl COMMAND ...\n\n" + "\n".join(lines) + "\n\n"
+        "fwp-rl COMMAND --help says more. Start with: fwp-rl train quickstart"
+    )
+
+
+def _fail(message: str, code: int) -> None:
+    print(f"fwp-rl: {message}", file=sys.stderr)
+    sys.exit(code)
+
+
+_TRAIN_USAGE = """\
+usage: fwp-rl train PRESET [core:NAME] [encoder:NAME] [env:NAME] [--flags]
+       fwp-rl train --resume RUN [--flags]
+
+PRESET is a name from the list below, or the path of a .yaml file. core:NAME swaps the recurrent
+core and drops the old core's options; --core.OPTION sets one of the new core's. --resume continues
+a run from its newest good checkpoint; with a larger --total-steps it extends a finished one.
+
+  fwp-rl train quickstart
+  fwp-rl train quickstart core:lstm --core.hidden-size 128 --seed 2
+  fwp-rl train ppo_atari --env.game Qbert --total-steps 10_000_000
+  fwp-rl train --resume runs/NAME --total-steps 20_000_000
+
+fwp-rl train PRESET --help lists every flag with the preset's values.
+"""
+
+
+def _train(args: list[str]) -> None:
+    from fwp_rl import agents  # fills the registry of agents
+    from fwp_rl.training.flags import apply_flags
+    from fwp_rl.training.presets import preset_names
+    from fwp_rl.training.run import RunDirectory
+
+    resume = None
+    for position, arg in enumerate(args):
+        if arg.partition("=")[0] == "--resume":
+            flag, _, value = arg.partition("=")
+            rest = args[position + 1 :]
+            if not value and not rest:
+                raise ConfigError("--resume needs the run directory to continue")
+            resume = Path(value or rest.pop(0))
+            args = args[:position] + rest
+            break
+    if resume is None and (not args or args[0].startswith("-")):
+        print(_TRAIN_USAGE + "\npresets: " + ", ".join(preset_names()))
+        if not args or args[0] not in ("-h", "--help"):
+            _fail("train: the first argument is a preset, or --resume RUN", 2)
+        return
+    if resume is None:
+        preset, args = args[0], args[1:]
+        config = agents.load_preset(preset)
+        prog = f"fwp-rl train {preset}"
+    else:
+        config = agents.load_preset(str(RunDirectory.open(resume).config))
+        prog = f"fwp-rl train --resume {resume}"
+    config = apply_flags(
+        config, args, prog=prog, description="Train an agent; then evaluate, plot and film it."
+    )
+    config.train(resume=resume)
+
+
+def _evaluate(args: list[str]) -> None:
+    def command(
+        source: Source,
+        /,
+        *,
+        games: int = 30,
+        greedy: bool = False,
+        checkpoint: Literal["last", "best"] = "last",
+        seed: int = 0,
+        device: Literal["auto", "cpu", "cuda"] = "auto",
+        output: Path | None = None,
+    ) -> None:
+        """Play whole games with a saved policy; print a table and write JSON.
+
+        Args:
+            source: A run directory, a policy folder or a checkpoint.
+            games: Whole games, at least.
+            greedy: Take the most probable action instead of sampling.
+            checkpoint: The last policy, or the one with the best training return.
+            seed: Seed of the evaluation's environments and actions.
+            device: Where the policy runs.
+            output: The JSON file; by default under the run's evaluations/.
+        """
+        from rich.console import Console
+
+        from fwp_rl.evaluation import evaluate, evaluation_table
+
+        if games < 1:
+            raise ConfigError(f"--games: got {games}, expected 1 or more")
+        result = evaluate(
+            source,
+            games=games,
+            greedy=greedy,
+            checkpoint=checkpoint,
+            seed=seed,
+            device=device,
+            output=output,
+        )
+        console = Console()
+        console.print(evaluation_table(result))
+        console.print(result["file"], highlight=False, soft_wrap=True)
+
+    tyro.cli(command, args=args, prog="fwp-rl evaluate")
+
+
+def _watch(args: list[str]) -> None:
+    def command(
+        source: Source,
+        /,
+        *,
+        greedy: bool = False,
+        checkpoint: Literal["last", "best"] = "last",
+        seed: int = 0,
+        device: Literal["auto", "cpu", "cuda"] = "auto",
+        max_seconds: float = 120.0,
+        output: Path | None = None,
+    ) -> None:
+        """Film one whole game of a saved policy: mp4 with av installed, else GIF.
+
+        Args:
+            source: A run directory, a policy folder or a checkpoint.
+            greedy: Take the most probable action instead of sampling.
+            checkpoint: The last policy, or the one with the best training return.
+            seed: Seed of the game and of the actions.
+            device: Where the policy runs.
+            max_seconds: Stop filming after so much playing time.
+            output: The file (.mp4 or .gif); by default under the run's videos/.
+        """
+        from fwp_rl.evaluation import record_video
+
+        if not 0 < max_seconds < float("inf"):
+            raise ConfigError(f"--max-seconds: got {max_seconds}, expected more than 0")
+        print(
+            record_video(
+                source,
+                greedy=greedy,
+                checkpoint=checkpoint,
+                seed=seed,
+                device=device,
+                max_seconds=max_seconds,
+                output=output,
+            )
+        )
+
+    tyro.cli(command, args=args, prog="fwp-rl watch")
+
+
+def _list(args: list[str]) -> None:
+    from fwp_rl.listing import LISTS
+
+    if not args or args[0] in ("-h", "--help"):
+        print(f"usage: fwp-rl list {{{','.join(LISTS)}}}")
+        if not args:
+            sys.exit(2)
+        return
+    if args[0] not in LISTS:
+        _fail(f"cannot list {args[0]!r}. {suggestion(args[0], LISTS)} Known: {', '.join(LISTS)}", 2)
+    LISTS[args[0]]()
+
+
+def _doctor(args: list[str]) -> None:
+    def command() -> None:
+        """Say what is installed and check that each part works here. Exit code 1 if one does not."""
+        from fwp_rl.doctor import examine
+
+        sys.exit(0 if examine() else 1)
+
+    tyro.cli(command, args=args, prog="fwp-rl doctor")
+
+
+def _bench(args: list[str]) -> None:
+    from fwp_rl.bench import BENCHMARKS
+
+    if not args or args[0] in ("-h", "--help"):
+        print(f"usage: fwp-rl bench {{{','.join(BENCHMARKS)}}} [--flags]")
+        if not args:
+            sys.exit(2)
+        return
+    if args[0] not in BENCHMARKS:
+        _fail(f"no benchmark {args[0]!r}. {suggestion(args[0], BENCHMARKS)}", 2)
+    tyro.cli(BENCHMARKS[args[0]], args=args[1:], prog=f"fwp-rl bench {args[0]}")
+
+
+COMMANDS: dict[str, tuple[Callable[[list[str]], None], str]] = {
+    "train": (_train, "train an agent from a preset, or resume a run"),
+    "evaluate": (_evaluate, "play whole games with a saved policy"),
+    "watch": (_watch, "film a saved policy"),
+    "list": (_list, "cores, encoders, games, presets, agents"),
+    "doctor": (_doctor, "versions, and a self-check of every part"),
+    "bench": (_bench, "measure training speed on this machine"),
+}

@@ -1,0 +1,145 @@
+"""What every fast weight programmer shares: its sizes, and the blocks around its memories.
+
+    h = Linear(x)
+    each of L layers:  h = h + Out(memory(LN(h)));  h = h + FF(LN(h))
+    FF = Linear - ReLU - Linear
+
+as in the reinforcement-learning models of "Going Beyond Linear Transformers with Recurrent Fast
+Weight Programmers" (Irie et al. 2021). No LayerNorm follows the last block. The slow matmuls see
+all T steps at once; a memory alone runs along time.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from fwp_rl.config import ConfigError, Range
+from fwp_rl.cores.base import Core, RecurrentCoreConfig
+from fwp_rl.cores.feature_maps import FeatureMap, FeatureMapName
+from fwp_rl.types import State
+
+__all__ = ["FastWeightConfig", "FastWeightCore", "Memory", "QueryKeyValue"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FastWeightConfig(RecurrentCoreConfig):
+    """Sizes of a fast weight programmer; the defaults are the authors' for Atari."""
+
+    layers: Annotated[int, Range(1)] = 2
+    """Number of blocks, each with a memory and a feed-forward part."""
+    hidden_size: Annotated[int, Range(1)] = 128
+    """Size of the residual stream, and of the core's output."""
+    heads: Annotated[int, Range(1)] = 4
+    """Fast weight matrices per layer; a head's values have size hidden_size / heads."""
+    head_size: Annotated[int | None, Range(1)] = None
+    """Size of a head's keys and queries before the feature map; none: that of its values."""
+    feedforward_size: Annotated[int, Range(1)] = 512
+    """Hidden size of the feed-forward part."""
+    feature_map: FeatureMapName = "elu1"
+    """Map of keys and queries, normalisation included. It sets the width of the memory: dpfpN
+    makes keys 2N times, favor 2 times as long."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.hidden_size % self.heads:
+            raise ConfigError(
+                f"hidden_size: got {self.hidden_size}, expected a multiple of heads ({self.heads})"
+            )
+
+    @property
+    def value_size(self) -> int:
+        return self.hidden_size // self.heads
+
+    @property
+    def key_size(self) -> int:
+        return self.head_size or self.value_size
+
+
+class Memory(nn.Module):
+    """What a block reads and writes: along time, with resets inside. Same contract as a core's.
+
+    forward(x [T, B, hidden_size], state, reset [T, B]) -> y [T, B, hidden_size], state
+    """
+
+    state_shapes: tuple[tuple[int, ...], ...]
+    """Shape of each leaf of its state, without the batch axis."""
+
+
+MakeMemory: TypeAlias = Callable[[int], Memory]
+
+
+class FastWeightCore(Core):
+    """The blocks around one memory per layer. State: the memories' leaves, layer after layer."""
+
+    def __init__(self, config: FastWeightConfig, input_size: int, make_memory: MakeMemory) -> None:
+        """``make_memory(layer)`` builds the memory of one layer, counted from 0."""
+        super().__init__(config, input_size)
+        self.output_size = config.hidden_size
+        self.input_projection = nn.Linear(input_size, config.hidden_size)
+        memories = [make_memory(layer) for layer in range(config.layers)]
+        self.state_shapes = [memory.state_shapes for memory in memories]
+        self.blocks = nn.ModuleList(_Block(config, memory) for memory in memories)
+
+    def initial_state(self, batch_size: int, device: torch.device | str | None = None) -> State:
+        return tuple(
+            torch.zeros(batch_size, *shape, device=device)
+            for shapes in self.state_shapes
+            for shape in shapes
+        )
+
+    def unroll(self, x: Tensor, state: State, reset: Tensor) -> tuple[Tensor, State]:
+        h = self.input_projection(x)
+        final: State = ()
+        for block, shapes in zip(self.blocks, self.state_shapes, strict=True):
+            h, after = block(h, state[len(final) : len(final) + len(shapes)], reset)
+            final += after
+        return h, final
+
+
+class _Block(nn.Module):
+    def __init__(self, config: FastWeightConfig, memory: Memory) -> None:
+        super().__init__()
+        d = config.hidden_size
+        self.norm = nn.LayerNorm(d)
+        self.memory = memory
+        self.out = nn.Linear(d, d, bias=False)
+        self.feedforward = nn.Sequential(
+            nn.LayerNorm(d),
+            nn.Linear(d, config.feedforward_size),
+            nn.ReLU(),
+            nn.Linear(config.feedforward_size, d),
+        )
+
+    def forward(self, h: Tensor, state: State, reset: Tensor) -> tuple[Tensor, State]:
+        y, state = self.memory(self.norm(h), state, reset)
+        h = h + self.out(y)
+        return h + self.feedforward(h), state
+
+
+class QueryKeyValue(nn.Module):
+    """The slow net of a memory: one bias-free projection to queries, keys and values, and to
+    ``extra`` numbers per head (rates, gates). Keys and queries are mapped by φ.
+
+    forward(x [T, B, hidden_size]) ->
+        q, k [T, B, H, K], v [T, B, H, V], extra [T, B, H, extra]
+    """
+
+    def __init__(self, config: FastWeightConfig, layer: int, *, extra: int = 0) -> None:
+        super().__init__()
+        self.heads = config.heads
+        self.sizes = [config.key_size, config.key_size, config.value_size, extra]
+        self.projection = nn.Linear(config.hidden_size, config.heads * sum(self.sizes), bias=False)
+        self.feature_map = FeatureMap(config.feature_map, config.key_size, seed=layer)
+
+    @property
+    def key_size(self) -> int:
+        """K, after the feature map."""
+        return self.feature_map.output_size
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        heads = self.projection(x).unflatten(-1, (self.heads, -1))
+        q, k, v, extra = heads.split(self.sizes, dim=-1)
+        return self.feature_map(q), self.feature_map(k), v, extra

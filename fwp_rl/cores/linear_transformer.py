@@ -1,0 +1,72 @@
+"""Linear Transformer: a fast weight memory that only adds.
+
+Katharopoulos et al., "Transformers are RNNs" (2020), as a fast weight programmer in Schlag et al.,
+"Linear Transformers Are Secretly Fast Weight Programmers" (2021). Per head, x after LayerNorm:
+
+    q, k, v = slow net(x);   W ← W + v ⊗ φ(k);   y = W φ(q)
+
+With the attention normaliser z ← z + φ(k) the read is y = W φ(q) / (z · φ(q)). z is kept as one
+more row of W, the one that is written with the value 1. State: per layer W [B, H, V, K], or
+[B, H, V + 1, K] with z.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from fwp_rl.config import ConfigError
+from fwp_rl.cores.base import CORES, Core, record
+from fwp_rl.cores.fast_weight_block import (
+    FastWeightConfig,
+    FastWeightCore,
+    Memory,
+    QueryKeyValue,
+)
+from fwp_rl.kernels.fast_weight import fast_weight
+from fwp_rl.types import State
+
+__all__ = ["LinearTransformerConfig"]
+
+_EPSILON: Final = 1e-6
+
+
+@CORES.register("linear_transformer")
+@dataclass(frozen=True, kw_only=True)
+class LinearTransformerConfig(FastWeightConfig):
+    """Fast weights written by the sum rule: adds every association, never corrects one."""
+
+    attention_normaliser: bool = False
+    """Divide what is read by the sum of the attention weights, as in the original Linear
+    Transformer; the authors' agents do not."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.attention_normaliser and self.feature_map == "identity":
+            raise ConfigError(
+                "attention_normaliser: got True with feature_map identity, whose attention "
+                "weights may sum to 0; expected a non-negative feature map, e.g. elu1"
+            )
+
+    def build(self, input_size: int) -> Core:
+        return FastWeightCore(self, input_size, lambda layer: _SumMemory(self, layer))
+
+
+class _SumMemory(Memory):
+    def __init__(self, config: LinearTransformerConfig, layer: int) -> None:
+        super().__init__()
+        self.slow_net = QueryKeyValue(config, layer)
+        self.normalised = config.attention_normaliser
+        rows = config.value_size + self.normalised
+        self.state_shapes = ((config.heads, rows, self.slow_net.key_size),)
+
+    def forward(self, x: Tensor, state: State, reset: Tensor) -> tuple[Tensor, State]:
+        q, k, v, _ = self.slow_net(x)
+        if self.normalised:
+            v = F.pad(v, (0, 1), value=1.0)
+        y, W = fast_weight(q, k, v, None, state[0], reset=reset, rule="sum")
+        record("fast_weight", W)
+        if self.normalised:
+            y = y[..., :-1] / (y[..., -1:] + _EPSILON)
+        return y.flatten(-2), (W,)

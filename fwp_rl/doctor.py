@@ -1,0 +1,134 @@
+"""Says what is installed, and checks by use that each part works on this machine."""
+
+import platform
+import tempfile
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+
+import fwp_rl
+from fwp_rl import agents
+from fwp_rl.envs.atari import AtariConfig
+from fwp_rl.kernels import backend_status, fast_weight, numba_threading_layer
+from fwp_rl.models.policy import has_bfloat16
+from fwp_rl.resources import configs_dir, cuda_dir
+from fwp_rl.training.presets import preset_names
+
+__all__ = ["examine"]
+
+PACKAGES = (
+    "torch",
+    "numpy",
+    "numba",
+    "envpool",
+    "ale-py",
+    "gymnasium",
+    "tensorboard",
+    "tyro",
+    "pydantic",
+    "safetensors",
+    "rich",
+    "matplotlib",
+    "av",
+)
+OPTIONAL = {"matplotlib": "reports", "av": "video"}
+
+
+def examine() -> bool:
+    """Print the report; False where something that should work does not."""
+    console = Console(highlight=False)
+    console.print(f"[bold]fwp_rl {fwp_rl.__version__}[/] at {Path(fwp_rl.__file__).parent}")
+    console.print(f"  python {platform.python_version()}, {platform.platform()}")
+    console.print(
+        f"  torch threads {torch.get_num_threads()}, "
+        f"bfloat16 arithmetic {'yes' if has_bfloat16(torch.device('cpu')) else 'no'}, "
+        f"CUDA {torch.cuda.get_device_name() if torch.cuda.is_available() else 'no'}"
+    )
+    console.print("[bold]Packages[/]")
+    for name in PACKAGES:
+        try:
+            console.print(f"  {name} {version(name)}")
+        except PackageNotFoundError:
+            extra = OPTIONAL.get(name)
+            note = f"not installed (extra {extra})" if extra else "[red]missing[/]"
+            console.print(f"  {name} {note}")
+    console.print("[bold]Kernels[/]")
+    fine = True
+    for name, status in backend_status().items():
+        if status.available:
+            fine &= _check(console, name, lambda name=name: _check_backend(name))
+        else:
+            console.print(f"  {name}: not available, {status.reason}")
+    layer = numba_threading_layer()
+    if layer is not None:
+        console.print(f"  numba threading layer: {layer}")
+    console.print("[bold]Files and environments[/]")
+    fine &= _check(console, "presets", _check_presets)
+    fine &= _check(console, "CUDA sources", lambda: str(cuda_dir()))
+    fine &= _check(console, "temporary files", _check_temporary_files)
+    fine &= _check(console, "Atari", _check_atari)
+    console.print("[green]All is well.[/]" if fine else "[red]Something does not work here.[/]")
+    return fine
+
+
+def _check(console: Console, name: str, run: Callable[[], str]) -> bool:
+    try:
+        console.print(f"  {name}: [green]works[/], {run()}", soft_wrap=True)
+    except Exception as error:  # a self-check reports whatever goes wrong
+        console.print(f"  {name}: [red]fails[/], {type(error).__name__}: {error}", soft_wrap=True)
+        return False
+    return True
+
+
+def _check_backend(name: str) -> str:
+    """One backend against the float64 reference, outputs and the gradient of the state."""
+    generator = torch.Generator().manual_seed(0)
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator)
+
+    q, k, v = normal(7, 2, 2, 8), normal(7, 2, 2, 8).softmax(-1), normal(7, 2, 2, 5)
+    beta, state = normal(7, 2, 2).sigmoid(), normal(2, 2, 5, 8)
+    reset = torch.zeros(7, 2, dtype=torch.bool)
+    reset[3, 0] = True
+
+    def run(backend: str, dtype: torch.dtype) -> torch.Tensor:
+        device = "cuda" if backend == "cuda" else "cpu"
+        tensors = [x.to(device, dtype) for x in (q, k, v, beta, state)]
+        tensors[-1].requires_grad_()
+        y, final = fast_weight(*tensors, reset=reset.to(device), backend=backend)
+        (y.sum() + final.square().sum()).backward()
+        gradient = tensors[-1].grad
+        assert gradient is not None
+        return torch.cat([y.flatten(), gradient.flatten()]).detach().cpu().double()
+
+    truth = run("reference", torch.float64)
+    error = ((run(name, torch.float32) - truth).abs().max() / truth.abs().max()).item()
+    if not error < 1e-5:
+        raise AssertionError(f"differs from the float64 reference by {error:.1e}")
+    return f"float32 error {error:.0e}"
+
+
+def _check_presets() -> str:
+    names = preset_names()
+    for name in names:
+        agents.load_preset(name)
+    return f"{', '.join(names)} in {configs_dir()}"
+
+
+def _check_temporary_files() -> str:
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "probe").write_text("x")
+    return tempfile.gettempdir()
+
+
+def _check_atari() -> str:
+    env = AtariConfig(game="Pong").make(2, [1, 2])
+    env.reset()
+    step = env.step(np.zeros(2, np.int32))
+    env.close()
+    return f"Pong, observations {step.obs.shape[1:]}, {env.spec.num_actions} actions"

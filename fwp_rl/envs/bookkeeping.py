@@ -1,0 +1,96 @@
+"""What the adapters share: the check of their arguments, dummy steps and the books on games."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fwp_rl.config import ConfigError
+from fwp_rl.envs.base import EnvStep, Game
+
+__all__ = ["Books", "check_columns", "check_render"]
+
+_MAX_SEED = 2**31 - 1
+
+
+def check_columns(num_envs: int, seeds: Sequence[int], num_threads: int | None = None) -> list[int]:
+    """The seeds as plain ints, or a ConfigError: ``num_envs`` >= 1 and one int32 >= 0 for each."""
+    counts = {"num_envs": num_envs, "num_threads": 1 if num_threads is None else num_threads}
+    for name, count in counts.items():
+        if not _is_int(count) or count < 1:
+            raise ConfigError(f"{name}: got {count!r}, expected a whole number, 1 or more")
+    if len(seeds) != num_envs:
+        raise ConfigError(f"seeds: got {len(seeds)}, expected {num_envs}, one per column")
+    for seed in seeds:
+        if not _is_int(seed) or not 0 <= seed <= _MAX_SEED:
+            raise ConfigError(f"seeds: got {seed!r}, expected whole numbers, 0 to {_MAX_SEED}")
+    return [int(seed) for seed in seeds]
+
+
+def _is_int(value: object) -> bool:
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+
+
+def check_render(enabled: bool, column: int, num_envs: int) -> None:
+    """Raise unless the environment was built to draw and has this column."""
+    if not enabled:
+        raise RuntimeError("this environment draws nothing: build it with make(..., render=True)")
+    if not _is_int(column) or not 0 <= column < num_envs:
+        raise IndexError(f"column: got {column!r}, expected 0 to {num_envs - 1}")
+
+
+class Books:
+    """Remembers which columns play a dummy step next, and sums up the games that are under way."""
+
+    def __init__(self, num_envs: int) -> None:
+        self.dummy = np.zeros(num_envs, np.bool_)
+        """[B] the next step is a dummy: the environment will ignore its action."""
+        self._returns = np.zeros(num_envs)
+        self._lengths = np.zeros(num_envs, np.int64)
+
+    def enter(
+        self,
+        obs: NDArray[Any],
+        *,
+        reward: NDArray[np.float32],
+        terminated: NDArray[np.bool_],
+        truncated: NDArray[np.bool_],
+        game_end: NDArray[np.bool_],
+        game_cut: NDArray[np.bool_],
+    ) -> EnvStep:
+        """Enter one step and make its EnvStep.
+
+        obs                    [B, ...]  the next observation
+        reward                 [B]  float32  raw
+        terminated, truncated  [B]  bool  the episode ended; both false at a dummy
+        game_end               [B]  bool  the game ended, at this step or hidden in a dummy
+        game_cut               [B]  bool  it ended by the time limit
+        """
+        dummy = self.dummy
+        mask = ~dummy
+        self.dummy = terminated | truncated
+        self._returns += reward
+        self._lengths += mask
+        games = []
+        if game_end.any():
+            for column in np.flatnonzero(game_end).tolist():
+                games.append(
+                    Game(
+                        column=column,
+                        episode_return=float(self._returns[column]),
+                        length=int(self._lengths[column]),
+                        truncated=bool(game_cut[column]),
+                    )
+                )
+            self._returns[game_end] = 0
+            self._lengths[game_end] = 0
+        return EnvStep(
+            obs=obs,
+            reset=dummy,
+            reward=reward,
+            terminated=terminated,
+            truncated=truncated,
+            mask=mask,
+            games=games,
+        )

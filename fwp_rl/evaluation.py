@@ -1,0 +1,260 @@
+"""Evaluating and filming saved policies.
+
+An evaluation plays whole games: the training environment's wrappers stay, episodic life and the
+core's resets at lost lives included, and the raw reward is summed over all lives until the game
+ends. Every column plays a fixed number of games, since counting the first to finish would favour
+short ones. A game cut by the time limit counts with what it had scored, and is reported.
+"""
+
+import json
+import math
+import platform
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+
+import fwp_rl
+from fwp_rl.envs import Game
+from fwp_rl.reports.atari_scores import human_normalized
+from fwp_rl.rl.collector import Actor
+from fwp_rl.training.checkpoint import best
+from fwp_rl.training.config import TrainConfig, choose_device
+from fwp_rl.training.policy_folder import SavedPolicy, load_saved
+from fwp_rl.training.run import RunDirectory, write_json
+from fwp_rl.training.seeding import derive_seed, env_seeds
+
+__all__ = ["evaluate", "evaluation_table", "finish_run", "record_video", "run_of"]
+
+MAX_COLUMNS = 16
+
+
+def evaluate(
+    path: str | Path,
+    *,
+    games: int = 30,
+    greedy: bool = False,
+    checkpoint: Literal["last", "best"] = "last",
+    seed: int = 0,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+    output: str | Path | None = None,
+) -> dict[str, Any]:
+    """Play whole games with a saved policy; returns what it also writes as JSON.
+
+    path    a run directory, its policy folder, or one of its checkpoints
+    games   at least so many; each column plays the same number
+    output  the JSON file; by default one under the run's evaluations/, or, for a policy without a
+            run, evaluation-<time>.json in the current folder
+    """
+    if games < 1:
+        raise ValueError(f"games: got {games}, expected 1 or more")
+    saved = _load(path, checkpoint)
+    per_column = math.ceil(games / MAX_COLUMNS)
+    columns = math.ceil(games / per_column)
+    env = saved.env.make(columns, env_seeds(seed, columns, stream="evaluation"))
+    try:
+        actor = _actor(saved, env, greedy=greedy, seed=seed, device=device)
+        played = list(_whole_games(actor, per_column))
+        description = env.describe()
+    finally:
+        env.close()
+    now = datetime.now(UTC)
+    result = {
+        "schema": 1,
+        "policy": str(saved.path),
+        "step": saved.metadata.get("step"),
+        "protocol": {
+            "unit": "whole games, raw reward",
+            "actions": "greedy" if greedy else "sampled",
+            "checkpoint": checkpoint,
+            "games": len(played),
+            "columns": columns,
+            "games_per_column": per_column,
+            "seed": seed,
+        },
+        "summary": _summary(played, saved.policy.spec.name),
+        "returns": [game.episode_return for game in played],
+        "lengths": [game.length for game in played],
+        "truncated": [game.truncated for game in played],
+        "environment": description,
+        "core": type(saved.policy.core).__name__,
+        "versions": {
+            "fwp_rl": fwp_rl.__version__,
+            "torch": str(torch.__version__),
+            "numpy": np.__version__,
+            "python": platform.python_version(),
+        },
+        "created": now.isoformat(timespec="seconds"),
+    }
+    stamp = now.strftime("%Y%m%d-%H%M%S")
+    run = run_of(saved.path)
+    if output is None and run is None:
+        output = f"evaluation-{stamp}.json"
+    elif output is None and run is not None:
+        kind = "greedy" if greedy else "sampled"
+        output = run / "evaluations" / f"{checkpoint}-{kind}-{stamp}.json"
+    assert output is not None
+    write_json(Path(output), result)
+    return result | {"file": str(output)}
+
+
+def record_video(
+    path: str | Path,
+    *,
+    greedy: bool = False,
+    checkpoint: Literal["last", "best"] = "last",
+    seed: int = 0,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+    max_seconds: float = 120.0,
+    output: str | Path | None = None,
+) -> Path:
+    """Film one whole game, or its first ``max_seconds``; returns the video's path.
+
+    mp4 where av is installed (extra ``video``), else GIF. By default under the run's videos/.
+    """
+    from fwp_rl.reports.video import write_video
+
+    saved = _load(path, checkpoint)
+    fps = saved.env.frame_rate()
+    if fps is None:
+        raise ValueError(f"{saved.policy.spec.name} has no screen to film")
+    if output is None:
+        run = run_of(saved.path)
+        folder = run / "videos" if run else Path()
+        output = folder / f"{checkpoint}-seed{seed}.mp4"
+    env = saved.env.make(1, env_seeds(seed, 1, stream="video"), render=True)
+    try:
+        actor = _actor(saved, env, greedy=greedy, seed=seed, device=device)
+        return write_video(_frames(actor, int(max_seconds * fps)), Path(output), fps)
+    finally:
+        env.close()
+
+
+def finish_run(path: Path, config: TrainConfig) -> None:
+    """What follows training: the learning curve, an evaluation and a video, as configured."""
+    console = Console()
+    result = None
+    if config.evaluation_games:
+        console.print(f"Evaluating {config.evaluation_games} games ...")
+        result = evaluate(path, games=config.evaluation_games, device=config.device)
+        console.print(evaluation_table(result))
+    from fwp_rl.reports.plots import learning_curve
+
+    made = []
+    try:
+        made.append(learning_curve(path, evaluation=result))
+    except ImportError as error:
+        console.print(f"No learning curve: {error}")
+    if config.video and config.env.frame_rate() is not None:
+        made.append(record_video(path, device=config.device))
+    if result is not None:
+        made.append(Path(result["file"]))
+    console.print("\nIn the run directory:")
+    for file in (path / "policy", *made):
+        console.print(f"  {file}", highlight=False, soft_wrap=True)
+    console.print(f"\nNext:  fwp-rl evaluate {path}   fwp-rl watch {path}", soft_wrap=True)
+
+
+def run_of(path: Path) -> Path | None:
+    """The run directory that a policy or checkpoint folder lies in, if any."""
+    return next((p for p in (path, *path.parents[:2]) if RunDirectory.is_run(p)), None)
+
+
+def evaluation_table(result: dict[str, Any]) -> Table:
+    """The summary of an evaluation, for a terminal."""
+    protocol, summary = result["protocol"], result["summary"]
+    table = Table(
+        title=f"{summary['task']}: {protocol['games']} whole games, {protocol['actions']} actions, "
+        f"{protocol['checkpoint']} checkpoint",
+        title_justify="left",
+        title_style="bold",
+    )
+    cells = {
+        "mean": f"{summary['mean']:.2f}",
+        "95 % interval": "-"
+        if summary["interval"] is None
+        else "{:.2f} to {:.2f}".format(*summary["interval"]),
+        "median": f"{summary['median']:.1f}",
+        "std": "-" if summary["std"] is None else f"{summary['std']:.2f}",
+        "min": f"{summary['min']:g}",
+        "max": f"{summary['max']:g}",
+        "length": f"{summary['mean_length']:.0f}",
+        "cut": str(summary["truncated"]),
+        "human-normalised": "-"
+        if summary["human_normalized"] is None
+        else f"{100 * summary['human_normalized']:.1f} %",
+    }
+    for name in cells:
+        table.add_column(name, justify="right")
+    table.add_row(*cells.values())
+    return table
+
+
+def _load(path: str | Path, checkpoint: Literal["last", "best"]) -> SavedPolicy:
+    path = Path(path)
+    if checkpoint == "best":
+        run = run_of(path)
+        if run is None:
+            raise FileNotFoundError(f"{path} is not in a run directory: only runs have a best checkpoint")
+        path = best(run / "checkpoints")
+    return load_saved(path)
+
+
+def _actor(
+    saved: SavedPolicy,
+    env: Any,
+    *,
+    greedy: bool,
+    seed: int,
+    device: Literal["auto", "cpu", "cuda"],
+) -> Actor:
+    where = choose_device(device)
+    generator = torch.Generator(where).manual_seed(derive_seed(seed, "evaluation-actions"))
+    return Actor(saved.policy.to(where), env, generator=generator, greedy=greedy)
+
+
+def _whole_games(actor: Actor, per_column: int) -> Iterator[Game]:
+    """The first ``per_column`` games of every column, in the order in which they end."""
+    left = np.full(actor.env.num_envs, per_column)
+    while left.any():
+        for game in actor.step().answer.games:
+            if left[game.column]:
+                left[game.column] -= 1
+                yield game
+
+
+def _frames(actor: Actor, limit: int) -> Iterator[NDArray[np.uint8]]:
+    for _ in range(limit):
+        yield actor.env.render(0)
+        if actor.step().answer.games:
+            yield actor.env.render(0)
+            return
+
+
+def _summary(games: list[Game], task: str) -> dict[str, Any]:
+    returns = np.array([game.episode_return for game in games])
+    mean = float(returns.mean())
+    interval = None
+    if len(returns) > 1:
+        resampled = np.random.default_rng(0).choice(returns, (10_000, len(returns))).mean(axis=1)
+        interval = [float(end) for end in np.quantile(resampled, (0.025, 0.975))]
+    family, _, name = task.partition("/")
+    return {
+        "task": task,
+        "mean": mean,
+        "interval": interval,
+        "interval_method": "95 % percentile bootstrap over games, 10,000 resamples",
+        "median": float(np.median(returns)),
+        "std": float(returns.std(ddof=1)) if len(returns) > 1 else None,
+        "min": float(returns.min()),
+        "max": float(returns.max()),
+        "mean_length": float(np.mean([game.length for game in games])),
+        "truncated": sum(game.truncated for game in games),
+        "human_normalized": human_normalized(name, mean) if family == "atari" else None,
+    }

@@ -1,0 +1,101 @@
+"""What ``fwp-rl list`` prints."""
+
+import typing
+from collections.abc import Callable
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from fwp_rl import agents
+from fwp_rl.cores import CORES, build_core
+from fwp_rl.envs.atari import GAMES, AtariConfig
+from fwp_rl.models.base import ENCODERS
+from fwp_rl.registry import Registry
+from fwp_rl.reports.atari_scores import SCORES
+from fwp_rl.training.config import AGENTS
+from fwp_rl.training.presets import preset_names
+
+__all__ = ["LISTS"]
+
+REFERENCE_INPUT = 257
+"""256 features and the last reward: the core input of the papers' Atari agents."""
+
+
+def _cores() -> None:
+    table = Table("core", "what", title=f"Cores at {REFERENCE_INPUT} inputs", title_justify="left")
+    table.add_column("parameters", justify="right")
+    table.add_column("state floats", justify="right")
+    for name in CORES:
+        core = build_core(CORES[name](), REFERENCE_INPUT)
+        parameters = sum(p.numel() for p in core.parameters())
+        floats = sum(leaf.numel() for leaf in core.initial_state(1))
+        table.add_row(name, summary(CORES[name]), f"{parameters:,}", f"{floats:,}")
+    _print(table, "Swap with core:NAME, e.g. fwp-rl train quickstart core:lstm")
+
+
+def _encoders() -> None:
+    _print(_named(ENCODERS), "Swap with encoder:NAME; options are --encoder.OPTION")
+
+
+def _agents() -> None:
+    _print(_named(AGENTS), "A preset names its agent: see fwp-rl list presets")
+
+
+def _presets() -> None:
+    table = Table("preset", "agent", "environment", "core", "encoder")
+    table.add_column("steps", justify="right")
+    for name in preset_names():
+        config = agents.load_preset(name)
+        table.add_row(
+            name,
+            AGENTS.name_of(type(config)),
+            config.env.spec().name,
+            CORES.name_of(type(config.core)),
+            ENCODERS.name_of(type(config.encoder)),
+            f"{config.total_steps:,}",
+        )
+    _print(table, "Train one with fwp-rl train PRESET")
+
+
+def _games() -> None:
+    table = Table("game")
+    table.add_column("actions", justify="right")
+    table.add_column("random", justify="right")
+    table.add_column("human", justify="right")
+    for game in GAMES:
+        actions = AtariConfig(game=game).spec().num_actions
+        scores = SCORES.get(game)
+        random, human = ("", "") if scores is None else (f"{s:,}" for s in scores)
+        table.add_row(game, str(actions), random, human)
+    _print(
+        table,
+        f"{len(GAMES)} Atari games; scores where known. Play one with --env.game NAME",
+    )
+
+
+def summary(cls: type) -> str:
+    """First line of a class's docstring, without its full stop."""
+    return (cls.__doc__ or "").strip().splitlines()[0].removesuffix(".")
+
+
+def _named(registry: Registry[Any]) -> Table:
+    table = Table(registry.kind, "what")
+    for name in registry:
+        table.add_row(name, summary(registry[name]))
+    return table
+
+
+def _print(table: Table, hint: str) -> None:
+    console = Console()
+    console.print(table)
+    console.print(hint, highlight=False)
+
+
+LISTS: typing.Final[dict[str, Callable[[], None]]] = {
+    "cores": _cores,
+    "encoders": _encoders,
+    "games": _games,
+    "presets": _presets,
+    "agents": _agents,
+}

@@ -1,0 +1,118 @@
+"""Policy = encoder → core → (logits, value).
+
+The encoder sees all T·B observations as one batch, the core [T, B]. The core's input is the
+features ++ the clipped last reward ++ the one-hot last action, the last two as configured.
+Sampling is a function of the logits, in ``categorical.py``.
+"""
+
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+import torch
+from torch import Tensor, nn
+
+from fwp_rl.config import Range, check_ranges
+from fwp_rl.cores import CoreConfig, build_core
+from fwp_rl.cores.delta_net import DeltaNetConfig
+from fwp_rl.models.base import EncoderConfig
+from fwp_rl.models.encoders import ImpalaResnetConfig
+from fwp_rl.types import EnvSpec, Observation, PolicyOutput, State
+
+__all__ = ["Policy", "PolicyConfig", "has_bfloat16"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicyConfig:
+    """What a policy is made of."""
+
+    encoder: EncoderConfig = field(default_factory=ImpalaResnetConfig)
+    """Network from an observation to features."""
+    core: CoreConfig = field(default_factory=DeltaNetConfig)
+    """Memory between the features and the heads."""
+    last_reward: bool = True
+    """Give the core the last reward, clipped."""
+    last_action: bool = False
+    """Give the core the last action, one-hot."""
+    reward_clip: Annotated[float | None, Range(0, above=True)] = 1.0
+    """Rewards are clamped to [-x, x] for learning and as the core's input; none: raw rewards."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Arithmetic of the encoder; auto is bfloat16 where the hardware computes in it, else float32.
+    Core, heads and losses are always float32."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+
+
+class Policy(nn.Module):
+    """An actor-critic with a memory, built for one kind of environment."""
+
+    def __init__(self, config: PolicyConfig, spec: EnvSpec) -> None:
+        super().__init__()
+        self.config = config
+        self.spec = spec
+        self.encoder = config.encoder.build(spec.observation_shape)
+        input_size = self.encoder.output_size + config.last_reward
+        if config.last_action:
+            input_size += spec.num_actions
+        self.core = build_core(config.core, input_size)
+        self.policy_head = _head(self.core.output_size, spec.num_actions, gain=0.01)
+        self.value_head = _head(self.core.output_size, 1, gain=1.0)
+
+    def initial_state(self, batch_size: int, device: torch.device | str | None = None) -> State:
+        """The core's state at the start of an episode, by default on the policy's own device."""
+        return self.core.initial_state(batch_size, device or self.value_head.weight.device)
+
+    def forward(self, observation: Observation, state: State) -> PolicyOutput:
+        """Logits and values of T steps; acting is T = 1. Gradients reach the state.
+
+        Raises ValueError where the observation is not of the shape that the policy was built for.
+        """
+        obs = observation.obs
+        expected = (*observation.reset.shape, *self.spec.observation_shape)
+        if obs.shape != expected:
+            raise ValueError(
+                f"obs has shape {tuple(obs.shape)}, expected [T, B, *observation_shape] = "
+                f"{expected} for {self.spec.name}"
+            )
+        with torch.autocast(obs.device.type, torch.bfloat16, enabled=self._bfloat16(obs.device)):
+            features = self.encoder(obs.flatten(0, 1))
+        inputs = [features.float().unflatten(0, obs.shape[:2])]
+        if self.config.last_reward:
+            inputs.append(observation.last_reward.unsqueeze(-1))
+        if self.config.last_action:
+            actions = torch.arange(self.spec.num_actions, device=obs.device)
+            inputs.append((observation.last_action.unsqueeze(-1) == actions).float())
+        y, state = self.core(torch.cat(inputs, dim=-1), state, observation.reset)
+        return PolicyOutput(
+            logits=self.policy_head(y), value=self.value_head(y).squeeze(-1), state=state
+        )
+
+    def clip_reward(self, reward: Tensor) -> Tensor:
+        """The reward as this policy learns from it and sees it: clamped to its reward_clip."""
+        limit = self.config.reward_clip
+        return reward if limit is None else reward.clamp(-limit, limit)
+
+    def _bfloat16(self, device: torch.device) -> bool:
+        if self.config.precision == "auto":
+            return has_bfloat16(device)
+        return self.config.precision == "bfloat16"
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether a device multiplies matrices in bfloat16: a CPU with AVX512-BF16 or AMX, a CUDA GPU
+    of compute capability 8 or later. Elsewhere bfloat16 is emulated and slower than float32."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    if device.type != "cpu":
+        return False
+    if hasattr(torch.cpu, "get_capabilities"):  # public, but younger than torch 2.10
+        found = torch.cpu.get_capabilities()
+        return any(found.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
+    return torch.cpu._is_avx512_bf16_supported()
+
+
+def _head(input_size: int, output_size: int, *, gain: float) -> nn.Linear:
+    head = nn.Linear(input_size, output_size)
+    nn.init.orthogonal_(head.weight, gain=gain)
+    nn.init.zeros_(head.bias)
+    return head

@@ -1,0 +1,168 @@
+"""Playing a policy in an environment, one way for training, evaluation and video.
+
+The alignment of observations, actions, rewards and resets is stated in ``fwp_rl/types.py``; here
+is the one place that produces it.
+"""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fwp_rl.envs import EnvStep, Game, VectorEnv
+from fwp_rl.models.categorical import greedy_action, sample_action
+from fwp_rl.models.policy import Policy
+from fwp_rl.types import Observation, PolicyOutput, Rollout, State
+
+__all__ = ["Actor", "ActorStep", "Collector", "Stopwatch"]
+
+
+class Stopwatch:
+    """Seconds spent per activity, on the monotonic clock."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, activity: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            spent = time.perf_counter() - start
+            self.seconds[activity] = self.seconds.get(activity, 0.0) + spent
+
+    def take(self) -> dict[str, float]:
+        """The seconds since the last take."""
+        seconds, self.seconds = self.seconds, {}
+        return seconds
+
+
+@dataclass(kw_only=True, slots=True)
+class ActorStep:
+    """One step of all columns: what was seen, what the policy said, what was played, the answer."""
+
+    observation: Observation
+    output: PolicyOutput
+    action: Tensor
+    answer: EnvStep
+
+
+class Actor:
+    """A policy at play: carries core state, last reward and last action from step to step."""
+
+    def __init__(
+        self,
+        policy: Policy,
+        env: VectorEnv,
+        *,
+        generator: torch.Generator,
+        greedy: bool = False,
+        stopwatch: Stopwatch | None = None,
+    ) -> None:
+        """Resets the environment. ``generator`` draws the actions, on the policy's device."""
+        self.policy = policy
+        self.env = env
+        self.generator = generator
+        self.greedy = greedy
+        self.stopwatch = stopwatch or Stopwatch()
+        self.device = generator.device
+        self.state: State = policy.initial_state(env.num_envs, self.device)
+        shape = (1, env.num_envs)
+        self.observation = Observation(
+            obs=torch.from_numpy(env.reset()).to(self.device)[None],
+            reset=torch.ones(shape, dtype=torch.bool, device=self.device),
+            last_reward=torch.zeros(shape, device=self.device),
+            last_action=torch.full(shape, -1, device=self.device),
+        )
+
+    @torch.no_grad()
+    def step(self) -> ActorStep:
+        """Act once in every column."""
+        observation = self.observation
+        with self.stopwatch("acting"):
+            output = self.policy(observation, self.state)
+            logits = output.logits[0]
+            action = greedy_action(logits) if self.greedy else sample_action(logits, self.generator)
+            played = action.cpu().numpy()
+        with self.stopwatch("environment"):
+            answer = self.env.step(played)
+        reset = torch.from_numpy(answer.reset).to(self.device)
+        reward = self.policy.clip_reward(torch.from_numpy(answer.reward).to(self.device))
+        self.observation = Observation(
+            obs=torch.from_numpy(answer.obs).to(self.device)[None],
+            reset=reset[None],
+            last_reward=reward.masked_fill(reset, 0)[None],
+            last_action=action.masked_fill(reset, -1)[None],
+        )
+        self.state = output.state
+        return ActorStep(observation=observation, output=output, action=action, answer=answer)
+
+    @torch.no_grad()
+    def bootstrap_value(self) -> Tensor:
+        """Value [B] of the observation to act on next; the state it leads to is thrown away."""
+        with self.stopwatch("acting"):
+            value: Tensor = self.policy(self.observation, self.state).value[0]
+        return value
+
+
+class Collector:
+    """Fills one rollout after the other, in buffers that are reused: use a rollout before the next
+    ``collect``."""
+
+    def __init__(self, actor: Actor, rollout_length: int) -> None:
+        self.actor = actor
+        policy, env, device = actor.policy, actor.env, actor.device
+        ahead, steps = (rollout_length + 1, env.num_envs), (rollout_length, env.num_envs)
+        obs = actor.observation.obs
+
+        def empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+            return torch.empty(shape, dtype=dtype, device=device)
+
+        self._rollout = Rollout(
+            observation=Observation(
+                obs=empty((*ahead, *obs.shape[2:]), obs.dtype),
+                reset=empty(ahead, torch.bool),
+                last_reward=empty(ahead, torch.float32),
+                last_action=empty(ahead, torch.int64),
+            ),
+            action=empty(steps, torch.int64),
+            reward=empty(steps, torch.float32),
+            terminated=empty(steps, torch.bool),
+            truncated=empty(steps, torch.bool),
+            mask=empty(steps, torch.bool),
+            behaviour_logits=empty((*steps, policy.spec.num_actions), torch.float32),
+            value=empty(steps, torch.float32),
+            initial_state=actor.state,
+        )
+
+    def collect(self) -> tuple[Rollout, list[Game]]:
+        """The next T steps of every column, and the games that ended in them."""
+        rollout, actor = self._rollout, self.actor
+        games: list[Game] = []
+        rollout.initial_state = actor.state
+        length = len(rollout.action)
+        for t in range(length):
+            step = actor.step()
+            _store(rollout.observation, t, step.observation)
+            rollout.action[t] = step.action
+            rollout.behaviour_logits[t] = step.output.logits[0]
+            rollout.value[t] = step.output.value[0]
+            answer = step.answer
+            rollout.reward[t] = torch.from_numpy(answer.reward)
+            rollout.terminated[t] = torch.from_numpy(answer.terminated)
+            rollout.truncated[t] = torch.from_numpy(answer.truncated)
+            rollout.mask[t] = torch.from_numpy(answer.mask)
+            games += answer.games
+        _store(rollout.observation, length, actor.observation)
+        return rollout, games
+
+
+def _store(buffer: Observation, t: int, observation: Observation) -> None:
+    buffer.obs[t] = observation.obs[0]
+    buffer.reset[t] = observation.reset[0]
+    buffer.last_reward[t] = observation.last_reward[0]
+    buffer.last_action[t] = observation.last_action[0]

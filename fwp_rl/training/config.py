@@ -1,0 +1,57 @@
+"""What every agent's training run is told. Each agent adds its own hyper-parameters to it."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+
+from fwp_rl.config import ConfigError, Range
+from fwp_rl.envs import EnvConfig
+from fwp_rl.envs.atari import AtariConfig
+from fwp_rl.models.policy import PolicyConfig
+from fwp_rl.registry import Registry
+
+__all__ = ["AGENTS", "TrainConfig", "choose_device"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(PolicyConfig):
+    """Base of every agent's config: what to train, on what, for how long, and where to write."""
+
+    env: EnvConfig = field(default_factory=AtariConfig)
+    """The environment."""
+    num_envs: Annotated[int, Range(1, 4096)] = 16
+    """Environment columns, stepped in lockstep."""
+    total_steps: Annotated[int, Range(1)] = 10_000_000
+    """Environment steps to train for. The steps that an environment ignores do not count."""
+    seed: Annotated[int, Range(0, 2**31 - 1)] = 1
+    """Seed of the run. Environment seeds are hashed from it, so runs 1 and 2 share none."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the policy lives; auto takes a CUDA device when there is one."""
+    run_dir: str | None = None
+    """Folder to write; by default a new one under runs/, named after what is trained."""
+    checkpoint_minutes: Annotated[float, Range(0, above=True)] = 5.0
+    """Minutes between checkpoints: the most that a killed run loses."""
+    evaluation_games: Annotated[int, Range(0)] = 30
+    """Whole games to evaluate after training; 0 skips evaluation."""
+    video: bool = True
+    """Record one game after training, where the environment has a screen."""
+    plain: bool = False
+    """Print plain lines instead of the live display, as is always done outside a terminal."""
+
+    def train(self, *, resume: Path | None = None) -> Path:
+        """Train, and return the run directory."""
+        raise NotImplementedError
+
+
+AGENTS: Registry[TrainConfig] = Registry("agent")
+
+
+def choose_device(name: Literal["auto", "cpu", "cuda"]) -> torch.device:
+    """The device of that name, or a ConfigError where it does not exist."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device: got 'cuda', but torch finds no CUDA device here; use --device cpu")
+    return torch.device(name)

@@ -1,0 +1,165 @@
+"""What a person sees of a run while it trains."""
+
+import math
+import time
+from collections import deque
+from collections.abc import Mapping
+from types import TracebackType
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+__all__ = ["Progress", "format_count", "format_seconds"]
+
+SHOWN = {
+    "charts/episode_return": ("return", "{:.4g}"),
+    "policy/entropy": ("entropy", "{:.3f}"),
+    "value/explained_variance": ("explained variance", "{:.2f}"),
+    "time/acting": ("acting", "{:.0%}"),
+    "time/environment": ("environment", "{:.0%}"),
+    "time/learning": ("learning", "{:.0%}"),
+}
+"""Metric → its label and format, in the order shown; the time/ ones are shares of the whole."""
+
+PLAIN_INTERVAL = 10.0
+"""Seconds between two lines where there is no terminal."""
+
+SPEED_WINDOW = 60.0
+"""Seconds over which the speed is averaged."""
+
+
+class Progress:
+    """A bar with the latest metrics in a terminal, a line every ten seconds elsewhere.
+
+    with Progress(total_steps, title="Breakout, delta_net") as progress:
+        progress.update(step, metrics)
+    """
+
+    def __init__(
+        self,
+        total: int,
+        *,
+        title: str,
+        start_step: int = 0,
+        plain: bool = False,
+        console: Console | None = None,
+    ) -> None:
+        """
+        start_step  where a resumed run starts: its earlier steps count as progress, not as speed
+        plain       lines even in a terminal
+        """
+        self._total = total
+        self._title = title
+        self._console = console or Console()
+        self._plain = plain or not self._console.is_terminal
+        self._step = start_step
+        self._metrics: dict[str, float] = {}
+        self._started = time.monotonic()
+        self._history = deque([(self._started, start_step)])
+        self._printed = -math.inf
+        self._live = Live(console=self._console, get_renderable=self._render, refresh_per_second=4)
+
+    def update(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Show this step. A metric that is missing keeps the value shown before."""
+        now = time.monotonic()
+        self._step = step
+        self._metrics.update(metrics)
+        self._history.append((now, step))
+        while len(self._history) > 2 and now - self._history[1][0] > SPEED_WINDOW:
+            self._history.popleft()
+        if self._plain and (now - self._printed >= PLAIN_INTERVAL or step >= self._total):
+            self._printed = now
+            self.message(self._line())
+
+    def message(self, text: str) -> None:
+        """Print a line, above the bar where there is one."""
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def __enter__(self) -> "Progress":
+        if self._plain:
+            self.message(self._title)
+        else:
+            self._live.start(refresh=True)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if not self._plain:
+            self._live.stop()
+
+    @property
+    def _speed(self) -> float:
+        """Steps per second; 0 before the first update."""
+        (then, earlier), (now, step) = self._history[0], self._history[-1]
+        return (step - earlier) / (now - then) if now > then else 0.0
+
+    @property
+    def _fraction(self) -> float:
+        return min(self._step / self._total, 1.0)
+
+    def _facts(self) -> list[tuple[str, str]]:
+        """Speed and times, as label and value."""
+        elapsed = time.monotonic() - self._started
+        left = (self._total - self._step) / self._speed if self._speed else math.inf
+        return [
+            ("steps/s", f"{self._speed:,.0f}"),
+            ("elapsed", format_seconds(elapsed)),
+            ("left", format_seconds(max(left, 0.0))),
+        ]
+
+    def _measures(self) -> list[tuple[str, str]]:
+        """The metrics that are known, as label and value."""
+        return [
+            (label, form.format(self._metrics[name]) if math.isfinite(self._metrics[name]) else "-")
+            for name, (label, form) in SHOWN.items()
+            if name in self._metrics
+        ]
+
+    def _counts(self) -> str:
+        return f"{format_count(self._step)}/{format_count(self._total)}"
+
+    def _line(self) -> str:
+        facts = [f"{value} {label}" for label, value in self._facts()]
+        measures = [f"{label} {value}" for label, value in self._measures()]
+        return " | ".join([f"{self._counts()} {self._fraction:.1%}", *facts, *measures])
+
+    def _render(self) -> Group:
+        bar = Table.grid(padding=(0, 2, 0, 0), expand=True)
+        bar.add_column(no_wrap=True)
+        bar.add_column(ratio=1)
+        bar.add_column(no_wrap=True)
+        bar.add_row(
+            Text(self._title, style="bold"),
+            ProgressBar(total=self._total, completed=min(self._step, self._total)),
+            f"{self._fraction:.1%}",
+        )
+        facts, measures = Text(), Text()
+        for label, value in (("steps", self._counts()), *self._facts()):
+            facts.append(value).append(f" {label}   ", style="dim")
+        for label, value in self._measures():
+            measures.append(f"{label} ", style="dim").append(f"{value}   ")
+        return Group(bar, facts, measures)
+
+
+def format_count(number: float) -> str:
+    """``999``, ``12.3k``, ``4.56M``, ``1.2G``: three digits, no trailing zeros."""
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= 0.9995 * size:  # what would round up to a four-digit number
+            return f"{number / size:.3g}{letter}"
+    return f"{number:.0f}"
+
+
+def format_seconds(seconds: float) -> str:
+    """``0:04:59``, or ``-`` for what is not known."""
+    if not math.isfinite(seconds):
+        return "-"
+    minutes, second = divmod(int(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02}:{second:02}"

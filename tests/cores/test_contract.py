@@ -1,0 +1,281 @@
+"""The recurrent contract of ``fwp_rl/cores/base.py``, held by every registered core."""
+
+import dataclasses
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from fwp_rl.cores import CORES, Core, CoreConfig, build_core, recording
+from fwp_rl.cores.delta_net import DeltaNetConfig
+from fwp_rl.cores.linear_transformer import LinearTransformerConfig
+from fwp_rl.types import State
+
+INPUT_SIZE = 11
+STEPS, COLUMNS = 9, 4
+
+PARAMETERS_AT_257 = {
+    "feedforward": 0,
+    "lstm": 527_360,
+    "gru": 395_520,
+    "linear_transformer": 428_544,
+    "delta_net": 429_568,
+}
+"""Of the default configs, for an input of 257; gru has no counterpart in the authors' code."""
+
+SMALL: dict[str, Any] = {
+    "layers": 2,
+    "hidden_size": 12,
+    "heads": 3,
+    "head_size": 5,
+    "feedforward_size": 7,
+}
+FEATURE_MAPS = ("dpfp1", "dpfp2", "dpfp3", "favor", "softmax", "relu", "identity")
+
+
+def cases() -> dict[str, CoreConfig]:
+    """Every core as it is by default, small and oddly shaped, and with every feature map."""
+    found: dict[str, CoreConfig] = {}
+    cls: Any
+    for name, cls in CORES.items():
+        fields = {field.name for field in dataclasses.fields(cls)}
+        small = {key: value for key, value in SMALL.items() if key in fields}
+        found[name] = cls()
+        if small:
+            found[f"{name}-small"] = cls(**small)
+        if "feature_map" in fields:
+            found |= {f"{name}-{phi}": cls(**small, feature_map=phi) for phi in FEATURE_MAPS}
+    found["linear_transformer-z"] = LinearTransformerConfig(**SMALL, attention_normaliser=True)
+    return found
+
+
+CASES = cases()
+every_core = pytest.mark.parametrize("config", CASES.values(), ids=CASES)
+MEMORIES = {name: config for name, config in CASES.items() if name != "feedforward"}
+every_memory = pytest.mark.parametrize("config", MEMORIES.values(), ids=MEMORIES)
+
+
+def make(config: CoreConfig) -> tuple[Core, Tensor, State, Tensor]:
+    """A core, T steps of input, a state that is not the initial one, and no resets."""
+    torch.manual_seed(3)
+    core = build_core(config, INPUT_SIZE)
+    x = torch.randn(STEPS, COLUMNS, INPUT_SIZE)
+    state = tuple(0.3 * torch.rand_like(leaf) for leaf in core.initial_state(COLUMNS))
+    return core, x, state, torch.zeros(STEPS, COLUMNS, dtype=torch.bool)
+
+
+def with_resets(reset: Tensor) -> Tensor:
+    """Resets at the first, a middle and the last step, of one column twice, of another never."""
+    reset = reset.clone()
+    reset[0, 0] = reset[4, 1] = reset[4, 2] = reset[6, 1] = reset[-1, 2] = True
+    return reset
+
+
+def close(actual: Tensor, expected: Tensor) -> None:
+    torch.testing.assert_close(actual, expected, rtol=2e-5, atol=2e-5)
+
+
+def same_state(actual: State, expected: State) -> None:
+    assert len(actual) == len(expected)
+    for a, b in zip(actual, expected, strict=True):
+        close(a, b)
+
+
+def columns(state: State, which: Tensor | slice) -> State:
+    return tuple(leaf[which] for leaf in state)
+
+
+@every_core
+def test_shapes_and_dtypes(config: CoreConfig) -> None:
+    core, x, _, reset = make(config)
+    state = core.initial_state(COLUMNS)
+    y, after = core(x, state, reset)
+    assert y.shape == (STEPS, COLUMNS, core.output_size)
+    assert y.dtype == torch.float32
+    assert [leaf.shape for leaf in after] == [leaf.shape for leaf in state]
+    for leaf in (*state, *after):
+        assert leaf.shape[0] == COLUMNS
+        assert leaf.dtype == torch.float32
+    assert all(not leaf.any() for leaf in state)
+
+
+@every_core
+def test_one_call_equals_single_steps(config: CoreConfig) -> None:
+    core, x, state, reset = make(config)
+    reset = with_resets(reset)
+    y, after = core(x, state, reset)
+    for t in range(STEPS):
+        y_t, state = core(x[t : t + 1], state, reset[t : t + 1])
+        close(y_t[0], y[t])
+    same_state(state, after)
+
+
+@every_core
+def test_reset_is_a_fresh_start(config: CoreConfig) -> None:
+    core, x, state, reset = make(config)
+    reset[4, 1] = True
+    y, after = core(x, state, reset)
+    fresh, fresh_after = core(x[4:, 1:2], core.initial_state(1), torch.zeros_like(reset[4:, 1:2]))
+    close(y[4:, 1], fresh[:, 0])
+    same_state(columns(after, slice(1, 2)), fresh_after)
+
+
+@every_core
+def test_nan_before_a_reset_does_not_pass_it(config: CoreConfig) -> None:
+    core, x, state, reset = make(config)
+    reset = with_resets(reset)
+    y, after = core(x, state, reset)
+    for leaf in state:
+        leaf[0] = math.nan
+    x[:4, 1] = math.nan
+    poisoned, poisoned_after = core(x, state, reset)
+    close(poisoned[4:], y[4:])
+    close(poisoned[:, [0, 2, 3]], y[:, [0, 2, 3]])
+    same_state(poisoned_after, after)
+
+
+@every_memory
+def test_nan_before_a_reset_does_not_reach_gradients(config: CoreConfig) -> None:
+    core, x, state, reset = make(config)
+    for leaf in state:
+        leaf[0] = math.nan
+        leaf.requires_grad_()
+    reset[0, 0] = True
+    core(x, state, reset)[0].square().sum().backward()
+    for p in core.parameters():
+        assert p.grad is not None
+        assert p.grad.isfinite().all()
+    for leaf in state:
+        assert leaf.grad is not None
+        assert not leaf.grad[0].any()
+
+
+@every_core
+def test_columns_are_independent(config: CoreConfig) -> None:
+    core, x, state, reset = make(config)
+    reset = with_resets(reset)
+    y, after = core(x, state, reset)
+    order = torch.tensor([3, 1, 0])
+    picked, picked_after = core(x[:, order], columns(state, order), reset[:, order])
+    close(picked, y[:, order])
+    same_state(picked_after, columns(after, order))
+
+
+@every_core
+def test_the_state_passed_in_is_not_changed(config: CoreConfig) -> None:
+    core, x, state, reset = make(config)
+    before = tuple(leaf.clone() for leaf in state)
+    x.requires_grad_()
+    y, after = core(x, state, with_resets(reset))
+    y.sum().backward()
+    with torch.no_grad():
+        for leaf in after:
+            leaf.add_(1)
+    for leaf, kept in zip(state, before, strict=True):
+        assert torch.equal(leaf, kept)
+
+
+def gradients(core: Core, x: Tensor, state: State, reset: Tensor, t: int) -> list[Tensor]:
+    """Of a loss at step t: to x [T, B, D], then to each leaf of the initial state."""
+    x = x.clone().requires_grad_()
+    state = tuple(leaf.clone().requires_grad_() for leaf in state)
+    y, _ = core(x, state, reset)
+    found = torch.autograd.grad(y[t].square().sum(), (x, *state), materialize_grads=True)
+    assert all(gradient.isfinite().all() for gradient in found)
+    return list(found)
+
+
+def reached(gradient: Tensor) -> list[bool]:
+    """Which entries of the first axis got any gradient."""
+    return [bool(part.any()) for part in gradient]
+
+
+@every_memory
+def test_gradient_reaches_the_first_step_and_the_state(config: CoreConfig) -> None:
+    core, x, state, reset = make(config)
+    to_x, *to_state = gradients(core, x, state, reset, t=STEPS - 1)
+    assert reached(to_x[0]) == [True] * COLUMNS
+    assert any(all(reached(leaf)) for leaf in to_state)
+
+
+@every_memory
+def test_no_gradient_passes_a_reset(config: CoreConfig) -> None:
+    core, x, state, reset = make(config)
+    reset[4, 1] = True
+    to_x, *to_state = gradients(core, x, state, reset, t=STEPS - 1)
+    assert reached(to_x[:, 1]) == [t >= 4 for t in range(STEPS)]
+    assert reached(to_x[:, 2]) == [True] * STEPS
+    assert all(not leaf[1].any() for leaf in to_state)
+
+
+def test_feedforward_has_no_memory() -> None:
+    core, x, state, reset = make(CORES["feedforward"]())
+    assert state == ()
+    y, after = core(x, state, reset)
+    assert torch.equal(y, x)
+    assert after == ()
+
+
+@pytest.mark.parametrize("name", [name for name in MEMORIES if name in CORES])
+@pytest.mark.parametrize("horizon", [1, 3, STEPS + 1])
+def test_gradient_horizon(name: str, horizon: int) -> None:
+    config: Any = CASES[name]
+    whole, x, state, reset = make(config)
+    reset[5, 2] = True
+    cut = build_core(dataclasses.replace(config, gradient_horizon=horizon), INPUT_SIZE)
+    cut.load_state_dict(whole.state_dict())
+    y, after = whole(x, state, reset)
+    y_cut, after_cut = cut(x, state, reset)
+    close(y_cut, y)
+    same_state(after_cut, after)
+    for t in (2, STEPS - 1):
+        to_x, *to_state = gradients(cut, x, state, reset, t)
+        first = t // horizon * horizon
+        assert reached(to_x[:, 0]) == [first <= s <= t for s in range(STEPS)]
+        assert any(reached(leaf)[0] for leaf in to_state) == (first == 0)
+
+
+@pytest.mark.parametrize("name", CORES)
+def test_parameter_count_is_fixed(name: str) -> None:
+    core = build_core(CORES[name](), 257)
+    assert sum(p.numel() for p in core.parameters()) == PARAMETERS_AT_257[name]
+
+
+@every_core
+def test_state_dict_round_trip(config: CoreConfig) -> None:
+    core, x, state, reset = make(config)
+    other = build_core(config, INPUT_SIZE)
+    other.load_state_dict(core.state_dict())
+    assert torch.equal(other(x, state, reset)[0], core(x, state, reset)[0])
+
+
+@every_core
+def test_recording_collects_only_inside(config: CoreConfig) -> None:
+    core, x, state, reset = make(config)
+    with recording() as records:
+        y, _ = core(x, state, reset)
+    kept = {name: len(values) for name, values in records.items()}
+    close(core(x, state, reset)[0], y)
+    assert {name: len(values) for name, values in records.items()} == kept
+    assert not any(value.requires_grad for values in records.values() for value in values)
+
+
+def test_delta_net_records_its_rates_and_weights() -> None:
+    core, x, state, reset = make(DeltaNetConfig(**SMALL))
+    with recording() as records:
+        _, after = core(x, state, reset)
+    assert [beta.shape for beta in records["beta"]] == [(STEPS, COLUMNS, 3)] * 2
+    assert all(((beta > 0) & (beta < 1)).all() for beta in records["beta"])
+    same_state(tuple(records["fast_weight"]), after)
+
+
+def test_bad_inputs_are_explained() -> None:
+    core, x, state, reset = make(DeltaNetConfig(**SMALL))
+    with pytest.raises(ValueError, match=r"expected \[T >= 1, B, 11\]"):
+        core(x[..., 1:], state, reset)
+    with pytest.raises(ValueError, match=r"expected \[T >= 1, B, 11\]"):
+        core(x[:0], state, reset[:0])
+    with pytest.raises(ValueError, match="expected bool"):
+        core(x, state, reset.float())

@@ -1,0 +1,107 @@
+from typing import get_args
+
+import pytest
+import torch
+
+from fwp_rl.cores.feature_maps import FeatureMap, FeatureMapName, favor_projection
+
+NAMES = get_args(FeatureMapName)
+SIZE = 6
+every_map = pytest.mark.parametrize("name", NAMES)
+
+
+@every_map
+def test_output_size_is_what_comes_out(name: FeatureMapName) -> None:
+    phi = FeatureMap(name, SIZE)
+    assert phi(torch.randn(2, 3, SIZE)).shape == (2, 3, phi.output_size)
+    assert not list(phi.parameters())
+
+
+@every_map
+def test_vectors_are_normalised(name: FeatureMapName) -> None:
+    torch.manual_seed(0)
+    y = FeatureMap(name, SIZE)(3 * torch.randn(100, SIZE))
+    if name == "identity":
+        total = y.square().sum(-1)
+    else:
+        assert (y >= 0).all()
+        total = y.sum(-1)
+    # dpfp1 and relu may map a vector to zeros, or close
+    assert (total <= 1 + 1e-5).all()
+    assert ((total - 1).abs() < 1e-3).float().mean() > 0.9
+
+
+@every_map
+@pytest.mark.parametrize("value", [0.0, -3.0])
+def test_zeros_and_negatives_have_finite_values_and_gradients(
+    name: FeatureMapName, value: float
+) -> None:
+    x = torch.full((4, SIZE), value, requires_grad=True)
+    y = FeatureMap(name, SIZE)(x)
+    (gradient,) = torch.autograd.grad(y.square().sum(), x)
+    assert y.isfinite().all()
+    assert gradient.isfinite().all()
+
+
+@every_map
+@pytest.mark.parametrize("scale", [30.0, 1000.0])
+def test_large_inputs_do_not_overflow(name: FeatureMapName, scale: float) -> None:
+    torch.manual_seed(1)
+    x = (scale * torch.randn(50, SIZE)).requires_grad_()
+    y = FeatureMap(name, SIZE)(x)
+    (gradient,) = torch.autograd.grad(y.square().sum(), x)
+    assert y.isfinite().all()
+    assert y.abs().max() > 0.5  # nor vanish
+    assert gradient.isfinite().all()
+
+
+@every_map
+def test_a_vector_does_not_see_its_neighbours(name: FeatureMapName) -> None:
+    phi = FeatureMap(name, SIZE)
+    x = torch.randn(5, SIZE)
+    x[3] *= 50
+    torch.testing.assert_close(phi(x), torch.stack([phi(row) for row in x]))
+
+
+def test_dpfp_by_hand() -> None:
+    # z = [1, 0, 0, 2]; z rolled by 1 = [2, 1, 0, 0], by 2 = [0, 2, 1, 0]
+    x = torch.tensor([1.0, -2.0])
+    torch.testing.assert_close(FeatureMap("dpfp1", 2)(x), torch.tensor([2.0, 0, 0, 0]) / 2.00001)
+    assert not FeatureMap("dpfp2", 2)(x)[4:].any()
+    # and by 3 = [0, 0, 2, 1]: the only other product is 2 * 1
+    expected = torch.zeros(12)
+    expected[0] = expected[11] = 2 / 4.00001
+    torch.testing.assert_close(FeatureMap("dpfp3", 2)(x), expected)
+
+
+def test_favor_projection_is_orthogonal_in_blocks() -> None:
+    omega = favor_projection(8, 20, seed=4)
+    assert omega.shape == (20, 8)
+    for block in (omega[:8], omega[8:16], omega[16:]):
+        product = block @ block.T
+        torch.testing.assert_close(product, product.diag().diag(), rtol=0, atol=1e-5)
+    lengths = favor_projection(8, 800, seed=4).norm(dim=1)
+    assert lengths.square().mean() == pytest.approx(8, rel=0.1)  # chi-squared, 8 degrees
+    assert lengths.square().var() == pytest.approx(16, rel=0.3)
+
+
+def test_favor_features_estimate_the_softmax_kernel() -> None:
+    torch.manual_seed(2)
+    a, b = 0.4 * torch.randn(2, 8)
+    omega = favor_projection(8, 4000, seed=0)
+
+    def features(x: torch.Tensor) -> torch.Tensor:
+        u = omega @ x
+        return torch.cat([u, -u]).sub(x @ x / 2).exp().div(float(2 * len(omega)) ** 0.5)
+
+    assert (features(a) @ features(b)).item() == pytest.approx(torch.exp(a @ b).item(), rel=0.05)
+
+
+def test_favor_projection_is_fixed_and_saved() -> None:
+    phi, again, other = (FeatureMap("favor", SIZE, seed=seed) for seed in (0, 0, 1))
+    x = torch.randn(3, SIZE)
+    assert torch.equal(phi(x), again(x))
+    assert not torch.equal(phi(x), other(x))
+    other.load_state_dict(phi.state_dict())
+    assert torch.equal(phi(x), other(x))
+    assert not FeatureMap("elu1", SIZE).state_dict()

@@ -1,0 +1,118 @@
+"""GAE against a slow oracle that looks like the paper's equation, episode by episode."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from fwp_rl.rl.returns import gae
+
+GAMMA, LAM = 0.9, 0.8
+
+
+def oracle(
+    reward: NDArray[np.float64],
+    value: NDArray[np.float64],
+    terminated: NDArray[np.bool_],
+    mask: NDArray[np.bool_],
+) -> NDArray[np.float64]:
+    """A[t] = Σ_l (γλ)^l δ[t+l] over the rest of t's own episode within the rollout, one column."""
+    steps = len(reward)
+    advantage = np.zeros(steps)
+    for t in range(steps):
+        if not mask[t]:
+            continue
+        for later in range(t, steps):
+            if not mask[later]:  # the dummy after the episode's end
+                break
+            following = 0.0 if terminated[later] else value[later + 1]
+            delta = reward[later] + GAMMA * following - value[later]
+            advantage[t] += (GAMMA * LAM) ** (later - t) * delta
+            if terminated[later]:
+                break
+    return advantage
+
+
+def column(ends: dict[int, str], steps: int, dummy_first: bool, seed: int) -> tuple[np.ndarray, ...]:
+    """A stream with an episode end at each given index and a dummy step after it."""
+    rng = np.random.default_rng(seed)
+    mask = np.ones(steps, bool)
+    terminated = np.zeros(steps, bool)
+    truncated = np.zeros(steps, bool)
+    mask[0] = not dummy_first
+    for t in range(steps):
+        if mask[t] and t in ends:
+            (terminated if ends[t] == "terminated" else truncated)[t] = True
+            if t + 1 < steps:
+                mask[t + 1] = False
+    reward = np.where(mask, rng.normal(size=steps), 0.0)
+    return reward, rng.normal(size=steps + 1), terminated, truncated, mask
+
+
+def run(reward, value, terminated, mask):  # type: ignore[no-untyped-def]
+    tensors = [torch.from_numpy(np.asarray(x)[:, None].copy()) for x in (reward, value, mask)]
+    discount = GAMMA * torch.from_numpy(~terminated[:, None]).double()
+    target, advantage = gae(tensors[0], discount, tensors[1], tensors[2], lam=LAM)
+    return target[:, 0].numpy(), advantage[:, 0].numpy()
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    steps=st.integers(1, 9),
+    ends=st.dictionaries(st.integers(0, 8), st.sampled_from(["terminated", "truncated"])),
+    dummy_first=st.booleans(),
+    seed=st.integers(0, 2**31),
+)
+def test_gae_equals_the_oracle(steps: int, ends: dict[int, str], dummy_first: bool, seed: int) -> None:
+    """Ends of both kinds at every position, the first and last step of the rollout included."""
+    reward, value, terminated, _, mask = column(ends, steps, dummy_first, seed)
+    target, advantage = run(reward, value, terminated, mask)
+    np.testing.assert_allclose(advantage, oracle(reward, value, terminated, mask), atol=1e-12)
+    np.testing.assert_allclose(target, value[:-1] + advantage, atol=1e-12)
+
+
+def test_a_truncated_step_bootstraps_from_the_dummy_alone() -> None:
+    reward, value, terminated, truncated, mask = column({2: "truncated"}, 6, False, 0)
+    assert truncated[2]
+    assert not mask[3]
+    _, advantage = run(reward, value, terminated, mask)
+    assert advantage[2] == pytest.approx(reward[2] + GAMMA * value[3] - value[2])
+    assert advantage[3] == 0
+    changed = reward.copy()
+    changed[4:] += 100  # the next episode
+    assert (run(changed, value, terminated, mask)[1][:4] == advantage[:4]).all()
+
+
+def test_a_nan_at_a_dummy_or_after_a_termination_does_not_leak() -> None:
+    reward, value, terminated, _, mask = column({2: "terminated"}, 6, False, 0)
+    _, clean = run(reward, value, terminated, mask)
+    reward[3] = np.nan
+    _, advantage = run(reward, value, terminated, mask)
+    np.testing.assert_array_equal(advantage, clean)
+
+
+def test_lambda_one_gives_discounted_returns_minus_values() -> None:
+    rng = np.random.default_rng(1)
+    reward, value = torch.from_numpy(rng.normal(size=(5, 3))), torch.from_numpy(rng.normal(size=(6, 3)))
+    mask = torch.ones(5, 3, dtype=torch.bool)
+    target, _ = gae(reward, torch.full((5, 3), GAMMA), value, mask, lam=1.0)
+    expected = value[5]
+    for t in range(4, -1, -1):
+        expected = reward[t] + GAMMA * expected
+        torch.testing.assert_close(target[t], expected, rtol=1e-6, atol=1e-6)
+
+
+def test_no_gradient_flows_into_targets() -> None:
+    value = torch.zeros(3, 1, requires_grad=True)
+    ones = torch.ones(2, 1)
+    target, advantage = gae(ones, ones, value, ones.bool(), lam=0.5)
+    assert not target.requires_grad
+    assert not advantage.requires_grad
+
+
+def test_a_value_without_the_bootstrap_row_is_refused() -> None:
+    ones = torch.ones(2, 1)
+    with pytest.raises(ValueError, match=r"expected T \+ 1 = 3 rows"):
+        gae(ones, ones, ones, ones.bool(), lam=0.5)
