@@ -6,7 +6,6 @@ ends. Every column plays a fixed number of games, since counting the first to fi
 short ones. A game cut by the time limit counts with what it had scored, and is reported.
 """
 
-import json
 import math
 import platform
 from collections.abc import Iterator
@@ -174,25 +173,22 @@ def evaluation_table(result: dict[str, Any]) -> Table:
         f"{protocol['checkpoint']} checkpoint",
         title_justify="left",
         title_style="bold",
+        show_header=False,
     )
-    cells = {
-        "mean": f"{summary['mean']:.2f}",
-        "95 % interval": "-"
-        if summary["interval"] is None
-        else "{:.2f} to {:.2f}".format(*summary["interval"]),
-        "median": f"{summary['median']:.1f}",
-        "std": "-" if summary["std"] is None else f"{summary['std']:.2f}",
-        "min": f"{summary['min']:g}",
-        "max": f"{summary['max']:g}",
-        "length": f"{summary['mean_length']:.0f}",
-        "cut": str(summary["truncated"]),
-        "human-normalised": "-"
-        if summary["human_normalized"] is None
-        else f"{100 * summary['human_normalized']:.1f} %",
-    }
-    for name in cells:
-        table.add_column(name, justify="right")
-    table.add_row(*cells.values())
+    table.add_column(style="bold")
+    table.add_column(justify="right")
+    rows = {"mean return": f"{summary['mean']:.2f}"}
+    if summary["interval"] is not None:
+        rows["95 % interval of the mean"] = "{:.2f} to {:.2f}".format(*summary["interval"])
+        rows["standard deviation"] = f"{summary['std']:.2f}"
+    rows["median"] = f"{summary['median']:g}"
+    rows["lowest, highest"] = f"{summary['min']:g}, {summary['max']:g}"
+    rows["mean length in steps"] = f"{summary['mean_length']:.0f}"
+    rows["games cut by the time limit"] = str(summary["truncated"])
+    if summary["human_normalized"] is not None:
+        rows["human-normalised"] = f"{100 * summary['human_normalized']:.1f} %"
+    for name, value in rows.items():
+        table.add_row(name, value)
     return table
 
 
@@ -201,7 +197,9 @@ def _load(path: str | Path, checkpoint: Literal["last", "best"]) -> SavedPolicy:
     if checkpoint == "best":
         run = run_of(path)
         if run is None:
-            raise FileNotFoundError(f"{path} is not in a run directory: only runs have a best checkpoint")
+            raise FileNotFoundError(
+                f"{path} is not in a run directory: only runs have a best checkpoint"
+            )
         path = best(run / "checkpoints")
     return load_saved(path)
 

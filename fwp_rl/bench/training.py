@@ -56,7 +56,9 @@ def bench_training(
         output: Also write the figures to this JSON file.
     """
     if iterations < 1 or rounds < 1:
-        raise ConfigError(f"iterations and rounds: got {iterations} and {rounds}, expected 1 or more")
+        raise ConfigError(
+            f"iterations and rounds: got {iterations} and {rounds}, expected 1 or more"
+        )
     configs = {
         name: PPOConfig(
             env=AtariConfig(game=game),

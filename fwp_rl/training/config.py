@@ -53,5 +53,7 @@ def choose_device(name: Literal["auto", "cpu", "cuda"]) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("device: got 'cuda', but torch finds no CUDA device here; use --device cpu")
+        raise ConfigError(
+            "device: got 'cuda', but torch finds no CUDA device here; use --device cpu"
+        )
     return torch.device(name)

@@ -143,7 +143,9 @@ def _build_section(
     fields = dict(data)
     name = fields.pop("name", None)
     if name is None and default is None:
-        raise ConfigError(f"{source}: {path}name: is missing, expected one of {', '.join(registry)}")
+        raise ConfigError(
+            f"{source}: {path}name: is missing, expected one of {', '.join(registry)}"
+        )
     cls = default if name is None else _look_up(registry, name, f"{source}: {path}name")
     return _build(cls, fields, source, path)  # type: ignore[arg-type]  # one of the two is not None
 

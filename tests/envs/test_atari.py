@@ -225,7 +225,7 @@ def test_a_game_that_ends_inside_the_hidden_no_ops_is_closed() -> None:
 
 
 def test_frame_stack_and_frame_skip() -> None:
-    for stack in (1, 2, 4):
+    for stack in (1, 4):
         config = AtariConfig(game="Pong", frame_stack=stack)
         first, _ = play(config, 0, 0)
         assert first.shape == (1, *config.spec().observation_shape) == (1, stack, 84, 84)
@@ -236,9 +236,9 @@ def test_frame_stack_and_frame_skip() -> None:
 def test_noop_max_randomises_the_start_and_zero_does_not() -> None:
     def starts(noop_max: int) -> int:
         config = AtariConfig(game="SpaceInvaders", noop_max=noop_max)
-        return len({obs.tobytes() for obs in play(config, 0, 8, (0, 1, 2, 3))[1][-1].obs})
+        return len({obs.tobytes() for obs in play(config, 0, 8, (0, 1, 2))[1][-1].obs})
 
-    assert starts(0) == starts(1) == 1
+    assert starts(0) == 1
     assert starts(30) > 1
 
 
@@ -359,6 +359,7 @@ class TestLifeFlags:
 
     def test_game_over_at_the_limit_is_terminated_and_not_cut(self) -> None:
         assert flags_of([(0, *self.CUT_OVER)], start=1) == ["terminated game_end"]
+        assert flags_of([(0, *self.CUT_OVER)], start=0) == ["terminated game_end"], "no lives: Pong"
 
     def test_a_life_lost_at_the_limit_is_terminated_and_the_game_cut(self) -> None:
         assert flags_of([(2, *self.CUT)], start=3) == ["terminated game_end game_cut"]

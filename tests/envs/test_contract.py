@@ -30,7 +30,7 @@ CONFIGS: dict[str, EnvConfig] = {
     "scripted": ScriptedConfig(columns=SCRIPT),
 }
 SEEDS = [3, 14, 15]
-NUM_STEPS = 150
+NUM_STEPS = 120
 
 
 @dataclass
@@ -136,11 +136,11 @@ def test_games_agree_with_a_recomputation_from_the_stream(stream: Stream) -> Non
 
 
 def test_the_same_seeds_give_the_same_stream(config: EnvConfig, stream: Stream) -> None:
-    again = play(config, SEEDS, 80)
+    again = play(config, SEEDS, 60)
     for name in ("obs", "reset", "reward", "terminated", "truncated", "mask"):
         expected = getattr(stream, name)[: len(getattr(again, name))]
         np.testing.assert_array_equal(getattr(again, name), expected, err_msg=name)
-    assert [step.games for step in again.steps] == [step.games for step in stream.steps[:80]]
+    assert [step.games for step in again.steps] == [step.games for step in stream.steps[:60]]
 
 
 def test_a_column_depends_on_its_own_seed_alone(config: EnvConfig, stream: Stream) -> None:

@@ -35,7 +35,9 @@ def oracle(
     return advantage
 
 
-def column(ends: dict[int, str], steps: int, dummy_first: bool, seed: int) -> tuple[np.ndarray, ...]:
+def column(
+    ends: dict[int, str], steps: int, dummy_first: bool, seed: int
+) -> tuple[np.ndarray, ...]:
     """A stream with an episode end at each given index and a dummy step after it."""
     rng = np.random.default_rng(seed)
     mask = np.ones(steps, bool)
@@ -65,7 +67,9 @@ def run(reward, value, terminated, mask):  # type: ignore[no-untyped-def]
     dummy_first=st.booleans(),
     seed=st.integers(0, 2**31),
 )
-def test_gae_equals_the_oracle(steps: int, ends: dict[int, str], dummy_first: bool, seed: int) -> None:
+def test_gae_equals_the_oracle(
+    steps: int, ends: dict[int, str], dummy_first: bool, seed: int
+) -> None:
     """Ends of both kinds at every position, the first and last step of the rollout included."""
     reward, value, terminated, _, mask = column(ends, steps, dummy_first, seed)
     target, advantage = run(reward, value, terminated, mask)
@@ -95,7 +99,10 @@ def test_a_nan_at_a_dummy_or_after_a_termination_does_not_leak() -> None:
 
 def test_lambda_one_gives_discounted_returns_minus_values() -> None:
     rng = np.random.default_rng(1)
-    reward, value = torch.from_numpy(rng.normal(size=(5, 3))), torch.from_numpy(rng.normal(size=(6, 3)))
+    reward, value = (
+        torch.from_numpy(rng.normal(size=(5, 3))),
+        torch.from_numpy(rng.normal(size=(6, 3))),
+    )
     mask = torch.ones(5, 3, dtype=torch.bool)
     target, _ = gae(reward, torch.full((5, 3), GAMMA), value, mask, lam=1.0)
     expected = value[5]

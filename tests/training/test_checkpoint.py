@@ -398,7 +398,7 @@ def test_kill_while_saving(tmp_path):
 
 @pytest.mark.slow
 def test_kill_while_saving_often(tmp_path):
-    survive(tmp_path, 400)
+    survive(tmp_path, 200)
 
 
 FULL_DISK = textwrap.dedent(

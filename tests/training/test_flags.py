@@ -1,9 +1,9 @@
 """Selectors and flags on top of a preset."""
 
 import pytest
+from fwp_rl.agents.ppo import PPOConfig
 
 from fwp_rl import agents
-from fwp_rl.agents.ppo import PPOConfig
 from fwp_rl.config import ConfigError
 from fwp_rl.cores.delta_net import DeltaNetConfig
 from fwp_rl.cores.rnn import LSTMConfig
@@ -42,7 +42,10 @@ def test_selecting_the_present_core_keeps_its_options() -> None:
     ("args", "message"),
     [
         (["core:lstmm"], "Did you mean 'lstm'"),
-        (["--learning-rat", "1"], "there is no flag --learning-rat. Did you mean '--learning-rate'?"),
+        (
+            ["--learning-rat", "1"],
+            "there is no flag --learning-rat. Did you mean '--learning-rate'?",
+        ),
         (["--core.headz", "1"], "Did you mean '--core.heads'"),
         (["core:lstm", "--core.heads", "4"], "there is no flag --core.heads"),
         (["--learning-rate", "nan"], "learning_rate: got nan, expected more than 0 to 1"),

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+from fwp_rl.agents.ppo import PPOConfig
 
 from fwp_rl import agents
-from fwp_rl.agents.ppo import PPOConfig
 from fwp_rl.config import ConfigError
 from fwp_rl.cores import CORES
 from fwp_rl.cores.rnn import LSTMConfig

@@ -40,6 +40,8 @@ def fast_weight_chunkwise(
     ys = []
     for start in range(0, q.shape[2], CHUNK):
         part = slice(start, start + CHUNK)
+        if reset is not None:  # the decay of zero would keep what is not finite
+            W = W.masked_fill(reset[start, :, None, None, None], 0)
         inputs = (x[:, :, part] for x in (q, k, weighted_k, v))
         y, W = _chunk(*inputs, log_a=log_a[..., part], W=W, delta=rule == "delta")
         ys.append(y)
@@ -53,13 +55,13 @@ def _chunk(
     u = v
     if delta:
         interaction = (k @ weighted_k.mT) * between.tril(-1)
-        from_state = _scaled(k @ W.mT, since_start)
+        from_state = since_start * (k @ W.mT)
         u = torch.linalg.solve_triangular(
             interaction, v - from_state, upper=False, unitriangular=True
         )
-    y = _scaled(q @ W.mT, since_start) + ((q @ weighted_k.mT) * between) @ u
+    y = since_start * (q @ W.mT) + ((q @ weighted_k.mT) * between) @ u
     to_end = between[..., -1, :, None]
-    return y, _scaled(W, since_start[..., -1:, :]) + (u * to_end).mT @ weighted_k
+    return y, since_start[..., -1:, :] * W + (u * to_end).mT @ weighted_k
 
 
 def _decays(log_a: Tensor) -> tuple[Tensor, Tensor]:
@@ -73,8 +75,3 @@ def _decays(log_a: Tensor) -> tuple[Tensor, Tensor]:
     spans = log_a.unsqueeze(-1).expand(*log_a.shape, n).masked_fill(~lower.tril(-1), 0)
     between = spans.cumsum(-2).masked_fill(~lower, float("-inf")).exp()
     return between, log_a.cumsum(-1).exp().unsqueeze(-1)
-
-
-def _scaled(x: Tensor, decay: Tensor) -> Tensor:
-    """``decay * x``, and zero where the decay is zero even if x, being forgotten, is not finite."""
-    return (x * decay).masked_fill(decay == 0, 0)
