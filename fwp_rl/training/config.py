@@ -37,6 +37,9 @@ class TrainConfig(PolicyConfig):
     """Whole games to evaluate after training; 0 skips evaluation."""
     video: bool = True
     """Record one game after training, where the environment has a screen."""
+    keep_memory: bool = True
+    """Keep freed memory in the process (Linux with glibc): on a CPU, big activations are then not
+    mapped and zeroed anew at every step."""
     plain: bool = False
     """Print plain lines instead of the live display, as is always done outside a terminal."""
 

@@ -132,13 +132,18 @@ def _rebuild(
     missing = {"policy", "spec", "env", "metadata", "probe"} - config.keys()
     if missing:
         raise CheckpointError(f"{source}: lacks {', '.join(sorted(missing))}")
-    spec = config["spec"] | {"observation_shape": tuple(config["spec"]["observation_shape"])}
+    try:
+        fields = config["spec"]
+        spec = EnvSpec(**fields | {"observation_shape": tuple(fields["observation_shape"])})
+        metadata = dict(config["metadata"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{source}: spec or metadata cannot be read: {error!r}") from None
     policy_config = policy_config_from_dict(config["policy"], source=f"{source}: policy")
     env = env_config_from_dict(config["env"], source=f"{source}: env")
     with torch.random.fork_rng(devices=[]):  # initial weights must not cost the caller's stream
-        policy = Policy(policy_config, EnvSpec(**spec))
+        policy = Policy(policy_config, spec)
     load_tensors(policy, weights, source=str(path))
-    return SavedPolicy(policy=policy.eval(), env=env, metadata=dict(config["metadata"]), path=path)
+    return SavedPolicy(policy=policy.eval(), env=env, metadata=metadata, path=path)
 
 
 @torch.no_grad()

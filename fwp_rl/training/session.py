@@ -18,6 +18,7 @@ from fwp_rl.cores import CORES
 from fwp_rl.envs import Game
 from fwp_rl.models.policy import Policy
 from fwp_rl.rl.collector import Stopwatch
+from fwp_rl.training.allocator import keep_freed_memory
 from fwp_rl.training.checkpoint import newest_good, save_checkpoint
 from fwp_rl.training.config import AGENTS, TrainConfig, choose_device
 from fwp_rl.training.loggers import MetricsLogger
@@ -31,7 +32,15 @@ from fwp_rl.training.signals import StopRequest
 __all__ = ["RESUME_MAY_CHANGE", "TrainingSession"]
 
 RESUME_MAY_CHANGE = frozenset(
-    {"total_steps", "device", "checkpoint_minutes", "evaluation_games", "video", "plain"}
+    {
+        "total_steps",
+        "device",
+        "checkpoint_minutes",
+        "evaluation_games",
+        "video",
+        "keep_memory",
+        "plain",
+    }
 )
 """Fields that a resumed run may set anew; any other change would make it another experiment."""
 
@@ -68,6 +77,8 @@ class TrainingSession:
             "action": torch.Generator(self.device),
             "minibatch": torch.Generator(),
         }
+        if config.keep_memory:
+            keep_freed_memory()
         seed_everything(config.seed)
         for name, generator in self.generators.items():
             generator.manual_seed(derive_seed(config.seed, name))

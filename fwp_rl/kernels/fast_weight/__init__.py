@@ -57,7 +57,7 @@ def fast_weight(
     cast to float32 and the results are float32. Gradients of gradients: reference and chunkwise
     only. Raises TypeError, ValueError or BackendError, in one line.
     """
-    autocast = isinstance(q, Tensor) and torch.is_autocast_enabled(q.device.type)
+    autocast = isinstance(q, Tensor) and _under_autocast(q.device.type)
     _check(q, k, v, beta, state, log_decay, reset, rule, one_dtype=not autocast)
     name = choose_backend("fast_weight", TABLE, q.device.type, backend)
     run = TABLE[name]
@@ -68,6 +68,10 @@ def fast_weight(
         y, new_state = run(*_in_float32(q, k, v, beta, state, log_decay), reset, rule)
         return y.to(q.dtype), new_state.to(q.dtype)
     return run(q, k, v, beta, state, log_decay, reset, rule)
+
+
+def _under_autocast(device: str) -> bool:
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
 
 
 def _in_float32(*inputs: Tensor | None) -> tuple[Tensor | None, ...]:

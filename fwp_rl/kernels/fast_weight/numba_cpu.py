@@ -36,12 +36,19 @@ __all__ = ["backward", "forward"]
 
 
 @compiled
+def _copy(source, target):  # numba's slice assignment is not vectorised
+    for i in range(target.shape[0]):
+        for j in range(target.shape[1]):
+            target[i, j] = source[i, j]
+
+
+@compiled
 def _forward_head(b, h, inputs, outputs):
     q, k, v, beta, initial, log_decay, reset, delta = inputs
     y, final, u = outputs
     resets, decays = reset.size > 0, log_decay.size > 0
     W = final[b, h]
-    W[:] = initial[b, h]
+    _copy(initial[b, h], W)
     V, K = W.shape
     zero, one = q.dtype.type(0), q.dtype.type(1)
     for t in range(q.shape[0]):
@@ -74,7 +81,7 @@ def _backward_head(b, h, inputs, saved, gradients):
     dq, dk, dv, dbeta, dinitial, dlog_decay = gradients
     resets, decays = reset.size > 0, log_decay.size > 0
     G = dinitial[b, h]
-    G[:] = dfinal[b, h]
+    _copy(dfinal[b, h], G)
     V, K = G.shape
     T = q.shape[0]
     zero, one = q.dtype.type(0), q.dtype.type(1)
@@ -102,7 +109,8 @@ def _backward_head(b, h, inputs, saved, gradients):
         if resets and reset[t, b]:
             G[:] = 0
 
-    W = initial[b, h].copy()
+    W = np.empty_like(G)
+    _copy(initial[b, h], W)
     for t in range(T):
         if resets and reset[t, b]:
             W[:] = 0
@@ -175,11 +183,15 @@ def forward(
     delta: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """CPU kernel of ``torch.ops.fwp_rl.fast_weight``: y, the state after, and u (empty for sum)."""
-    sizes = (v.shape, state.shape, v.shape if delta else (0, 0, 0, 0))
-    y, final, u = outputs = tuple(torch.empty(size, dtype=q.dtype) for size in sizes)
+    y, final = _empty_like(v), _empty_like(state)
+    u = _empty_like(v) if delta else torch.empty((0, 0, 0, 0), dtype=v.dtype)
     inputs = _arrays(q, k, v, beta, state, log_decay, reset, delta)
     launch(
-        _forward_serial, _forward_parallel, q.shape[0], inputs, tuple(x.numpy() for x in outputs)
+        _forward_serial,
+        _forward_parallel,
+        q.shape[0],
+        inputs,
+        (y.numpy(), final.numpy(), u.numpy()),
     )
     return y, final, u
 
@@ -199,16 +211,10 @@ def backward(
 ) -> tuple[Tensor, ...]:
     """CPU kernel of ``torch.ops.fwp_rl.fast_weight_backward``: the gradients of q, k, v, beta,
     state and log_decay (empty where log_decay was not given)."""
-    steps = q.shape[:3]
-    sizes = (
-        q.shape,
-        q.shape,
-        v.shape,
-        steps,
-        state.shape,
-        (0,) * 3 if log_decay is None else steps,
-    )
-    gradients = tuple(torch.empty(size, dtype=q.dtype) for size in sizes)
+    dbeta = torch.empty(q.shape[:3], dtype=q.dtype)
+    dlog_decay = torch.empty((0, 0, 0), dtype=q.dtype) if log_decay is None else _empty_like(dbeta)
+    like_inputs = (_empty_like(x) for x in (q, k, v))
+    gradients = (*like_inputs, dbeta, _empty_like(state), dlog_decay)
     launch(
         _backward_serial,
         _backward_parallel,
@@ -241,6 +247,10 @@ def _arrays(
         np.empty((0, 0), np.bool_) if reset is None else _array(reset),
         delta,
     )
+
+
+def _empty_like(x: Tensor) -> Tensor:
+    return torch.empty_like(x, memory_format=torch.contiguous_format)
 
 
 def _array(x: Tensor) -> NDArray[Any]:

@@ -79,20 +79,20 @@ import threading, torch
 from fwp_rl.kernels import fast_weight, numba_threading_layer
 
 torch.set_num_threads(2)
-x = torch.randn(64, 16, 4, 32) / 8
-arguments = (x, x, x, x[..., 0].sigmoid(), torch.zeros(16, 4, 32, 32))
+x = torch.randn(32, 8, 4, 32) / 8
+arguments = (x, x, x, x[..., 0].sigmoid(), torch.zeros(8, 4, 32, 32))
 expected, _ = fast_weight(*arguments, backend="numba")
 wrong = []
 
 def learner():
     leaf = x.clone().requires_grad_()
-    for _ in range(20):
+    for _ in range(10):
         y, _ = fast_weight(leaf, *arguments[1:], backend="numba")
         y.sum().backward()
         if not torch.equal(y, expected):
             wrong.append(1)
 
-learners = [threading.Thread(target=learner) for _ in range(4)]
+learners = [threading.Thread(target=learner) for _ in range(3)]
 for thread in learners: thread.start()
 for thread in learners: thread.join()
 print(numba_threading_layer(), len(wrong))
