@@ -163,7 +163,7 @@ def _update(
     """Epochs × minibatches gradient steps on one rollout; returns means of the metrics."""
     history: list[dict[str, Tensor]] = []
     ratio_deviation = torch.zeros(())
-    for epoch in range(config.epochs):
+    for _ in range(config.epochs):
         for columns in _minibatches(config, rollout, generator):
             loss, metrics = ppo_loss(
                 config,
@@ -186,7 +186,7 @@ def _update(
     means = {name: torch.stack([m[name] for m in history]).mean().item() for name in history[0]}
     # only the first minibatch is seen by the very weights that acted
     means["policy/ratio_deviation"] = ratio_deviation.item()
-    means["policy/epochs"] = epoch + 1
+    means["policy/epochs"] = len(history) / config.minibatches
     return means
 
 
@@ -214,7 +214,8 @@ def ppo_loss(
     output = replay(policy, rollout, start=config.burn_in, stop=len(rollout.action))
     mask, action = rollout.mask[steps], rollout.action[steps]
     behaviour_logits = rollout.behaviour_logits[steps]
-    target, advantage = value_target[steps], advantage[steps]
+    # zeros, for masking the loss alone would let a NaN at a dummy step through to the gradient
+    target, advantage = (x[steps].masked_fill(~mask, 0) for x in (value_target, advantage))
     if config.normalize_advantages:
         advantage = normalize(advantage, mask)
 
@@ -226,7 +227,7 @@ def ppo_loss(
 
     error = (output.value - target) ** 2
     if config.value_clip is not None:
-        old = rollout.value[steps]
+        old = rollout.value[steps].masked_fill(~mask, 0)
         moved = old + (output.value - old).clamp(-config.value_clip, config.value_clip)
         error = torch.maximum(error, (moved - target) ** 2)
     value_loss = 0.5 * masked_mean(error, mask)

@@ -5,6 +5,7 @@ Exit codes: 0 fine; 1 the work failed; 2 the call was wrong; 130 Ctrl-C and 143 
 saving.
 """
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -22,6 +23,9 @@ Source = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN_OR_POL
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of ``fwp-rl``."""
+    # Before torch starts OpenMP: threads that spin while they wait take the cores from the
+    # emulators, and from each other where something else runs on the machine.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     args = list(sys.argv[1:] if argv is None else argv)
     if not args or args[0] in ("-h", "--help"):
         print(_usage())
@@ -86,7 +90,7 @@ def _train(args: list[str]) -> None:
     resume = None
     for position, arg in enumerate(args):
         if arg.partition("=")[0] == "--resume":
-            flag, _, value = arg.partition("=")
+            value = arg.partition("=")[2]
             rest = args[position + 1 :]
             if not value and not rest:
                 raise ConfigError("--resume needs the run directory to continue")
@@ -213,7 +217,7 @@ def _list(args: list[str]) -> None:
 
 def _doctor(args: list[str]) -> None:
     def command() -> None:
-        """Say what is installed and check that each part works here. Exit code 1 if one does not."""
+        """Say what is installed and check that each part works; exit code 1 if one does not."""
         from fwp_rl.doctor import examine
 
         sys.exit(0 if examine() else 1)

@@ -1,7 +1,7 @@
 """Random and human scores of the 57 Atari games, and the scale that they make.
 
-Source: ``atari_data.py`` of DeepMind's dqn_zoo, the constants that the fast-weight papers use. The
-human played whole games from no-op starts (Mnih et al. 2015, Wang et al. 2016).
+Source: ``atari_data.py`` of DeepMind's dqn_zoo, whose constants the fast-weight papers' code uses
+too. They are for whole games: returns of single lives are on another scale.
 """
 
 import re

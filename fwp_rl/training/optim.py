@@ -28,7 +28,7 @@ def clip_gradients(module: nn.Module, max_norm: float) -> torch.Tensor:
     norm = nn.utils.clip_grad_norm_(module.parameters(), max_norm)
     if not torch.isfinite(norm):
         raise FloatingPointError(
-            f"the gradient norm is {norm.item()}: the weights are untouched, and the last checkpoint "
-            "is good. A smaller learning rate, or --precision float32, may help"
+            f"the gradient norm is {norm.item()}: the weights are untouched, and the last "
+            "checkpoint is good. A smaller learning rate, or --precision float32, may help"
         )
     return norm

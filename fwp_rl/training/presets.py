@@ -115,10 +115,8 @@ def _build(cls: type[D], data: Mapping[str, Any], source: str, path: str) -> D:
     values = {}
     for key, value in data.items():
         if key not in fields:
-            hint = suggestion(str(key), fields)
-            raise ConfigError(
-                f"{source}: {path}{key}: there is no such field. {hint or 'Known: ' + ', '.join(fields)}"
-            )
+            hint = suggestion(str(key), fields) or f"Known: {', '.join(fields)}"
+            raise ConfigError(f"{source}: {path}{key}: there is no such field. {hint}")
         registry = SECTIONS.get(hints[key])
         if registry is not None:
             default = fields[key].default_factory

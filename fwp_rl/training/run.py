@@ -121,14 +121,6 @@ class RunDirectory:
     def policy(self) -> Path:
         return self.path / "policy"
 
-    @property
-    def evaluations(self) -> Path:
-        return self.path / "evaluations"
-
-    @property
-    def videos(self) -> Path:
-        return self.path / "videos"
-
     def write_config(self, config: Mapping[str, Any]) -> None:
         """Write config.yaml; from here on the directory counts as a run."""
         write_file(self.config, yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))

@@ -32,8 +32,15 @@ def test_by_hand(game, score, expected):
 
 @pytest.mark.parametrize(
     "name",
-    ["MsPacman", "ms_pacman", "mspacman", "atari/MsPacman", "ALE/MsPacman-v5"]
-    + ["MsPacmanNoFrameskip-v4", "MsPacman-v5"],
+    [
+        "MsPacman",
+        "ms_pacman",
+        "mspacman",
+        "atari/MsPacman",
+        "ALE/MsPacman-v5",
+        "MsPacmanNoFrameskip-v4",
+        "MsPacman-v5",
+    ],
 )
 def test_names(name):
     assert human_normalized(name, 6951.6) == 1

@@ -1,5 +1,7 @@
 """GAE against a slow oracle that looks like the paper's equation, episode by episode."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -37,7 +39,7 @@ def oracle(
 
 def column(
     ends: dict[int, str], steps: int, dummy_first: bool, seed: int
-) -> tuple[np.ndarray, ...]:
+) -> tuple[NDArray[Any], ...]:
     """A stream with an episode end at each given index and a dummy step after it."""
     rng = np.random.default_rng(seed)
     mask = np.ones(steps, bool)
@@ -53,8 +55,10 @@ def column(
     return reward, rng.normal(size=steps + 1), terminated, truncated, mask
 
 
-def run(reward, value, terminated, mask):  # type: ignore[no-untyped-def]
-    tensors = [torch.from_numpy(np.asarray(x)[:, None].copy()) for x in (reward, value, mask)]
+def run(*stream: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Targets and advantages of one column (reward, value, terminated, mask)."""
+    reward, value, terminated, mask = stream
+    tensors = [torch.from_numpy(x[:, None].copy()) for x in (reward, value, mask)]
     discount = GAMMA * torch.from_numpy(~terminated[:, None]).double()
     target, advantage = gae(tensors[0], discount, tensors[1], tensors[2], lam=LAM)
     return target[:, 0].numpy(), advantage[:, 0].numpy()

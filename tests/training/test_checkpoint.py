@@ -398,7 +398,7 @@ def test_kill_while_saving(tmp_path):
 
 @pytest.mark.slow
 def test_kill_while_saving_often(tmp_path):
-    survive(tmp_path, 150)
+    survive(tmp_path, 300)
 
 
 @pytest.mark.parametrize("limit", [0, 300, 1500])

@@ -30,7 +30,9 @@ def steps_of(directory: Path) -> list[int]:
 def test_both_files_hold_every_value(tmp_path):
     log_steps(tmp_path, range(10, 60, 10))
     rows = read_metrics(tmp_path / "metrics.jsonl")
-    assert [(row["step"], row["loss/policy"]) for row in rows] == [(s, s) for s in range(10, 60, 10)]
+    assert [(row["step"], row["loss/policy"]) for row in rows] == [
+        (s, s) for s in range(10, 60, 10)
+    ]
     assert curve(tmp_path, "loss/policy") == [(s, s) for s in range(10, 60, 10)]
     assert curve(tmp_path, "policy/entropy") == [(s, 0.5) for s in range(10, 60, 10)]
     times = [row["time"] for row in rows]
@@ -55,7 +57,9 @@ def test_training_time_goes_on_after_a_resume(tmp_path):
     assert 1000 <= read_metrics(tmp_path / "metrics.jsonl")[-1]["time"] < 1010
 
 
-@pytest.mark.parametrize("garbage", ['{"step": 40, "loss', '{"step": 40', "\x00" * 30, "[1]", '"x"'])
+@pytest.mark.parametrize(
+    "garbage", ['{"step": 40, "loss', '{"step": 40', "\x00" * 30, "[1]", '"x"']
+)
 def test_a_line_cut_by_a_kill_is_dropped(tmp_path, garbage):
     log_steps(tmp_path, range(10, 40, 10))
     with (tmp_path / "metrics.jsonl").open("a") as file:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from fwp_rl.agents.ppo import PPOConfig
 
 import fwp_rl
+from fwp_rl.agents.ppo import PPOConfig
 from fwp_rl.config import ConfigError
 from fwp_rl.cores import CORES
 from fwp_rl.cores.delta_net import DeltaNetConfig

@@ -106,8 +106,17 @@ def test_plain_can_be_asked_for_in_a_terminal(clock):
 
 @pytest.mark.parametrize(
     ("number", "text"),
-    [(0, "0"), (999, "999"), (1000, "1k"), (12_345, "12.3k"), (999_499, "999k"), (999_999, "1M")]
-    + [(2_500_000, "2.5M"), (10**7, "10M"), (3 * 10**9, "3G")],
+    [
+        (0, "0"),
+        (999, "999"),
+        (1000, "1k"),
+        (12345, "12.3k"),
+        (999499, "999k"),
+        (999999, "1M"),
+        (2500000, "2.5M"),
+        (10**7, "10M"),
+        (3 * 10**9, "3G"),
+    ],
 )
 def test_counts(number, text):
     assert format_count(number) == text

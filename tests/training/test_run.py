@@ -63,7 +63,7 @@ def test_create_takes_what_a_failed_start_left(tmp_path):
 def test_unusable_paths(tmp_path):
     (tmp_path / "file").touch()
     for path in (tmp_path / "file", tmp_path / "file" / "run"):
-        with pytest.raises(RunError, match="cannot be made or written: .*--run-dir"):
+        with pytest.raises(RunError, match=r"cannot be made or written: .*--run-dir"):
             RunDirectory.create(path)
     with pytest.raises(RunError, match="there is no such run directory"):
         RunDirectory.open(tmp_path / "absent")

@@ -1,0 +1,193 @@
+"""The alignment of acting and learning: what the learner replays is what the actor did."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import Tensor
+
+from fwp_rl.cores import CORES, Core, CoreConfig
+from fwp_rl.cores.feedforward import FeedforwardConfig
+from fwp_rl.envs.toy import ScriptedConfig, ScriptedEpisode
+from fwp_rl.models.categorical import log_prob
+from fwp_rl.models.encoders import MLPConfig
+from fwp_rl.models.policy import Policy, PolicyConfig
+from fwp_rl.rl.collector import Actor, Collector
+from fwp_rl.rl.replay import replay, select_columns
+from fwp_rl.types import Rollout, State
+
+LENGTH, COLUMNS = 7, 4
+
+
+def episode(length: int, end: str, reward: float = 1.0) -> ScriptedEpisode:
+    return ScriptedEpisode(rewards=(reward,) * length, end=end)  # type: ignore[arg-type]
+
+
+# ends of each kind, at lengths that put them and their dummies on every place of a rollout
+SCRIPT = ScriptedConfig(
+    columns=(
+        (episode(3, "terminated"), episode(5, "truncated", -3.0)),
+        (episode(6, "truncated"), episode(1, "terminated")),
+        (episode(1, "truncated", 0.5), episode(2, "life_lost"), episode(4, "terminated")),
+        (episode(40, "terminated"),),
+    )
+)
+
+
+def make_actor(core: CoreConfig, *, last_action: bool = True) -> Actor:
+    torch.manual_seed(0)
+    config = PolicyConfig(encoder=MLPConfig(hidden_sizes=(16,)), core=core, last_action=last_action)
+    policy = Policy(config, SCRIPT.spec())
+    with torch.no_grad():  # the heads' small initial weights would hide a difference
+        policy.policy_head.weight.mul_(100)
+    env = SCRIPT.make(COLUMNS, range(COLUMNS))
+    return Actor(policy, env, generator=torch.Generator().manual_seed(1))
+
+
+def deviation(policy: Policy, rollout: Rollout) -> float:
+    """Largest difference, at steps that count, between stored and replayed log-probabilities."""
+    output = replay(policy, rollout, start=0, stop=LENGTH)
+    new, old = (log_prob(x, rollout.action) for x in (output.logits, rollout.behaviour_logits))
+    return (new - old)[rollout.mask].abs().max().item()
+
+
+@pytest.mark.parametrize("name", sorted(CORES))
+def test_replayed_log_probabilities_equal_the_stored_ones(name: str) -> None:
+    actor = make_actor(CORES[name]())
+    collector = Collector(actor, LENGTH)
+    seen = dict.fromkeys(("reset", "dummy", "truncated", "terminated"), 0)
+    for _ in range(12):
+        rollout, _ = collector.collect()
+        assert deviation(actor.policy, rollout) < 1e-4
+        columns = torch.tensor([2, 0])
+        assert deviation(actor.policy, select_columns(rollout, columns)) < 1e-4
+        seen["reset"] += int(rollout.observation.reset[1:].sum())
+        seen["dummy"] += int((~rollout.mask).sum())
+        seen["truncated"] += int(rollout.truncated.sum())
+        seen["terminated"] += int(rollout.terminated.sum())
+    assert min(seen.values()) > 10
+
+
+def _reset_one_step_late(rollout: Rollout) -> None:
+    rollout.observation.reset = rollout.observation.reset.roll(1, dims=0)
+
+
+def _reset_at_the_dummy(rollout: Rollout) -> None:
+    rollout.observation.reset = rollout.observation.reset.roll(-1, dims=0)
+
+
+def _fresh_initial_state(rollout: Rollout) -> None:
+    rollout.initial_state = tuple(torch.zeros_like(leaf) for leaf in rollout.initial_state)
+
+
+def _late_last_action(rollout: Rollout) -> None:
+    rollout.observation.last_action = rollout.observation.last_action.roll(1, dims=0)
+
+
+@pytest.mark.parametrize("name", sorted(set(CORES) - {"feedforward"}))
+@pytest.mark.parametrize(
+    "fault", [_reset_one_step_late, _reset_at_the_dummy, _fresh_initial_state, _late_last_action]
+)
+def test_the_identity_notices_every_misalignment(
+    name: str, fault: Callable[[Rollout], None]
+) -> None:
+    actor = make_actor(CORES[name]())
+    collector = Collector(actor, LENGTH)
+    collector.collect()
+    rollout, _ = collector.collect()
+    fault(rollout)
+    assert deviation(actor.policy, rollout) > 1e-3
+
+
+@dataclass(frozen=True, kw_only=True)
+class CountingConfig(CoreConfig):
+    """A core whose memory is the number of inputs since the last reset."""
+
+    def build(self, input_size: int) -> Core:
+        return CountingCore(self, input_size)
+
+
+class CountingCore(Core):
+    output_size = 1
+
+    def __init__(self, config: CoreConfig, input_size: int) -> None:
+        super().__init__(config, input_size)
+        self.counts: list[Tensor] = []
+
+    def initial_state(self, batch_size: int, device: torch.device | str | None = None) -> State:
+        return (torch.zeros(batch_size, device=device),)
+
+    def unroll(self, x: Tensor, state: State, reset: Tensor) -> tuple[Tensor, State]:
+        (count,) = state
+        for t in range(len(x)):
+            count = torch.where(reset[t], 0.0, count)
+            self.counts.append(count)
+            count = count + 1
+        return x[..., :1], (count,)
+
+
+def test_a_counting_core_stays_in_step_with_a_counting_environment() -> None:
+    actor = make_actor(CountingConfig())
+    core = actor.policy.core
+    assert isinstance(core, CountingCore)
+    collector = Collector(actor, LENGTH)
+    for _ in range(12):
+        core.counts.clear()
+        rollout, _ = collector.collect()
+        step_of_episode = rollout.observation.obs[..., 2]
+        torch.testing.assert_close(torch.stack(core.counts), step_of_episode[:LENGTH])
+        actor.bootstrap_value()
+        torch.testing.assert_close(core.counts[-1], step_of_episode[LENGTH])
+        core.counts.clear()
+        replay(actor.policy, rollout, start=3, stop=LENGTH)
+        torch.testing.assert_close(torch.stack(core.counts), step_of_episode[:LENGTH])
+
+
+def test_last_reward_and_last_action_belong_to_the_step_before() -> None:
+    actor = make_actor(FeedforwardConfig())
+    collector = Collector(actor, LENGTH)
+    carried_reward = carried_action = None
+    for _ in range(6):
+        rollout, _ = collector.collect()
+        observation = rollout.observation
+        reset = observation.reset
+        reward = rollout.reward.clamp(-1, 1).masked_fill(reset[1:], 0)
+        torch.testing.assert_close(observation.last_reward[1:], reward)
+        action = rollout.action.masked_fill(reset[1:], -1)
+        torch.testing.assert_close(observation.last_action[1:], action)
+        if carried_reward is None:
+            assert (observation.last_reward[0] == 0).all()
+            assert (observation.last_action[0] == -1).all()
+        else:  # the last entry of one rollout is the first of the next
+            torch.testing.assert_close(observation.last_reward[0], carried_reward)
+            torch.testing.assert_close(observation.last_action[0], carried_action)
+        carried_reward = observation.last_reward[LENGTH].clone()
+        carried_action = observation.last_action[LENGTH].clone()
+
+
+def test_games_are_whole_games_over_all_lives() -> None:
+    actor = make_actor(FeedforwardConfig())
+    collector = Collector(actor, LENGTH)
+    games = [game for _ in range(12) for game in collector.collect()[1]]
+    of_column_2 = [(g.episode_return, g.length, g.truncated) for g in games if g.column == 2]
+    assert of_column_2[:3] == [(0.5, 1, True), (6.0, 6, False), (0.5, 1, True)]
+
+
+def test_bootstrap_leaves_the_state_alone() -> None:
+    actor = make_actor(CORES["lstm"]())
+    actor.step()
+    before = [leaf.clone() for leaf in actor.state]
+    torch.testing.assert_close(actor.bootstrap_value(), actor.bootstrap_value())
+    for leaf, old in zip(actor.state, before, strict=True):
+        torch.testing.assert_close(leaf, old)
+
+
+def test_greedy_and_sampled_actions() -> None:
+    actor = make_actor(FeedforwardConfig())
+    actor.greedy = True
+    step = actor.step()
+    assert (step.action == step.output.logits[0].argmax(-1)).all()
+    again = [make_actor(FeedforwardConfig()) for _ in range(2)]
+    first, second = ([actor.step().action for _ in range(20)] for actor in again)
+    assert torch.equal(torch.stack(first), torch.stack(second))
