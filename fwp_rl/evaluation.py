@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 import fwp_rl
+from fwp_rl.config import ConfigError
 from fwp_rl.envs import Game
 from fwp_rl.reports.atari_scores import human_normalized
 from fwp_rl.rl.collector import Actor
@@ -122,7 +123,7 @@ def record_video(
     saved = _load(path, checkpoint)
     fps = saved.env.frame_rate()
     if fps is None:
-        raise ValueError(f"{saved.policy.spec.name} has no screen to film")
+        raise ConfigError(f"{saved.policy.spec.name} has no screen to film")
     if output is None:
         run = run_of(saved.path)
         folder = run / "videos" if run else Path()

@@ -123,9 +123,7 @@ def test_the_loss_equals_the_paper_step_by_step(burn_in: int, value_clip: float 
 
 
 def test_what_stands_at_a_dummy_step_does_not_matter() -> None:
-    config = dataclasses.replace(
-        SMALL, env=SCRIPT, num_envs=2, rollout_length=14, value_clip=0.1
-    )
+    config = dataclasses.replace(SMALL, env=SCRIPT, num_envs=2, rollout_length=14, value_clip=0.1)
     policy, rollout, target, advantage = rollout_and_targets(config)
     loss, _ = ppo_loss(config, policy, rollout, target, advantage)
     dummy = ~rollout.mask

@@ -1,0 +1,205 @@
+"""The command line as a user meets it."""
+
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from fwp_rl.cli import main
+from fwp_rl.envs.toy import RecallConfig
+from fwp_rl.training.loggers import read_metrics
+
+TINY = [
+    "--total-steps=600", "--num-envs=8", "--minibatches=2", "--rollout-length=16", "--plain",
+    "--evaluation-games=8",
+]  # fmt: skip
+
+
+def run(*args: str) -> int:
+    """Exit code of ``fwp-rl ARGS``."""
+    try:
+        main(list(args))
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else 1
+    return 0
+
+
+@pytest.fixture(scope="module")
+def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("runs") / "tiny"
+    assert run("train", "recall", *TINY, f"--run-dir={path}") == 0
+    return path
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["trian", "quickstart"], "Did you mean 'train'?"),
+        (["train"], "the first argument is a preset"),
+        (["train", "quikstart"], "Did you mean 'quickstart'?"),
+        (["train", "recall", "core:lstmm"], "Did you mean 'lstm'?"),
+        (["train", "recall", "--learning-rat=1"], "Did you mean '--learning-rate'?"),
+        (["train", "recall", "--learning-rate=nan"], "learning_rate: got nan, expected"),
+        (["train", "recall", "--total-steps=-5"], "total_steps: got -5, expected 1 or more"),
+        (["train", "quickstart", "--env.game=Brekout"], "Did you mean 'Breakout'?"),
+        (["train", "--resume"], "--resume needs the run directory"),
+        (["list", "coers"], "Did you mean 'cores'?"),
+        (["list"], "usage: fwp-rl list"),
+        (["bench", "trainin"], "Did you mean 'training'?"),
+        (["evaluate", "nowhere", "--games=0"], "--games: got 0, expected 1 or more"),
+    ],
+)
+def test_a_mistake_exits_with_2_before_any_environment_is_built(
+    args: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise AssertionError("an environment was built")
+
+    monkeypatch.setattr("fwp_rl.envs.atari.AtariEnv.__init__", fail)
+    monkeypatch.setattr(RecallConfig, "make", fail)
+    monkeypatch.chdir(tmp_path)
+    assert run(*args) == 2
+    said = capsys.readouterr()
+    assert message in " ".join((said.out + said.err).replace("│", " ").split())
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("what", ["cores", "encoders", "games", "presets", "agents"])
+def test_lists(what: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("list", what) == 0
+    known = {
+        "cores": ["feedforward", "lstm", "gru", "linear_transformer", "delta_net"],
+        "encoders": ["nature_cnn", "impala_resnet", "mlp"],
+        "games": ["Breakout", "Zaxxon", "7,127.7"],
+        "presets": ["quickstart", "ppo_atari", "recall"],
+        "agents": ["ppo"],
+    }
+    said = capsys.readouterr().out
+    for name in known[what]:
+        assert name in said
+
+
+def test_help_answers_without_torch() -> None:
+    code = (
+        "import sys; from fwp_rl.cli import main; main(['--help']); print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "fwp-rl train quickstart" in done.stdout
+    assert done.stdout.splitlines()[-1] == "False"
+
+
+def test_train_evaluate_and_the_best_checkpoint(
+    finished_run: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    output = tmp_path / "result.json"
+    assert run("evaluate", str(finished_run), "--games=20", f"--output={output}") == 0
+    assert "mean return" in capsys.readouterr().out
+    result = json.loads(output.read_text())
+    assert result["protocol"]["games"] >= 20
+    assert result["protocol"]["actions"] == "sampled"
+    assert result["environment"]["num_cues"] == 4
+    best = ["evaluate", str(finished_run), "--checkpoint=best", "--greedy", "--games=4"]
+    assert run(*best) == 0
+    newest = max((finished_run / "evaluations").glob("best-greedy-*.json"))
+    protocol = json.loads(newest.read_text())["protocol"]
+    assert (protocol["checkpoint"], protocol["actions"]) == ("best", "greedy")
+
+
+def test_one_seed_gives_one_evaluation(finished_run: Path, tmp_path: Path) -> None:
+    results = []
+    for number, seed in enumerate(["3", "3", "4"]):
+        output = tmp_path / f"{number}.json"
+        assert run("evaluate", str(finished_run), f"--seed={seed}", f"--output={output}") == 0
+        results.append(json.loads(output.read_text())["lengths"])
+    assert results[0] == results[1] != results[2]
+
+
+def test_what_cannot_be_used_is_named(
+    finished_run: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert run("evaluate", str(tmp_path / "nowhere")) == 1
+    assert "expected a policy folder, a run directory" in capsys.readouterr().err
+    assert run("watch", str(finished_run)) == 2
+    assert "recall has no screen to film" in capsys.readouterr().err
+    assert run("train", "recall", *TINY, f"--run-dir={finished_run}") == 1
+    assert "holds a run already; continue it with --resume" in capsys.readouterr().err
+    assert run("train", "--resume", str(tmp_path)) == 1
+    assert "not a run directory" in capsys.readouterr().err
+
+
+def test_resume_extends_a_finished_run(
+    finished_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = read_metrics(finished_run / "metrics.jsonl")
+    assert run("train", "--resume", str(finished_run), "--total-steps=1200") == 0
+    said = capsys.readouterr().out
+    assert "Resumed at step" in said
+    assert "total_steps is now 1,200 (was 600)" in said
+    rows = read_metrics(finished_run / "metrics.jsonl")
+    assert rows[: len(before)] == before
+    assert rows[-1]["step"] >= 1200
+
+
+def start(*args: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "fwp_rl", *args],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+
+
+def wait_for_checkpoints(path: Path, count: int) -> None:
+    deadline = time.monotonic() + 60
+    while len(list((path / "checkpoints").glob("step_*"))) < count:
+        assert time.monotonic() < deadline, "no checkpoint within a minute"
+        time.sleep(0.05)
+
+
+LONG = ["--total-steps=1_000_000", "--plain", "--checkpoint-minutes=0.005", "--evaluation-games=0"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("stop", "code"), [(signal.SIGKILL, -9), (signal.SIGTERM, 143), (signal.SIGINT, 130)]
+)
+def test_a_stopped_run_resumes(stop: signal.Signals, code: int, tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    process = start("train", "recall", *LONG, f"--run-dir={path}")
+    wait_for_checkpoints(path, 3)
+    process.send_signal(stop)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == code, said
+    if stop != signal.SIGKILL:
+        assert "Go on with: fwp-rl train --resume" in said
+        assert json.loads((path / "status.json").read_text())["state"] == "stopped"
+    saved = max(int(p.name.removeprefix("step_")) for p in (path / "checkpoints").glob("step_*"))
+    more = start("train", "--resume", str(path), f"--total-steps={saved + 3000}")
+    said, _ = more.communicate(timeout=100)
+    assert more.returncode == 0, said
+    assert f"Resumed at step {saved:,}" in said
+    rows = read_metrics(path / "metrics.jsonl")
+    steps = [row["step"] for row in rows]
+    assert steps == sorted(set(steps))
+    assert steps[-1] >= saved + 3000
+    gaps = [b - a for a, b in itertools.pairwise(steps)]
+    assert max(gaps) <= 32 * 32  # one iteration: nothing is missing where the run was cut
+
+
+@pytest.mark.slow
+def test_doctor_finds_this_machine_well(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("doctor") == 0
+    said = capsys.readouterr().out
+    assert "All is well." in said
+    assert "numba threading layer" in said

@@ -1,0 +1,42 @@
+"""The documentation does what it says."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+import fwp_rl
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_the_python_page_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = (ROOT / "docs" / "python.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    assert len(blocks) >= 5
+    exec(compile("\n".join(blocks), "docs/python.md", "exec"), {})
+    assert "games, mean return" in capsys.readouterr().out
+    assert (tmp_path / "runs" / "mine" / "policy").is_dir()
+
+
+def test_links_of_the_pages_lead_somewhere() -> None:
+    pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]
+    for page in pages:
+        for target in re.findall(r"\]\(([^)#\s]+)", page.read_text()):
+            if "://" not in target:
+                assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_the_architecture_page_names_every_module() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    for folder in ("fwp_rl", "agents", "configs"):
+        for path in (ROOT / folder).rglob("*"):
+            if path.suffix in (".py", ".yaml") and path.name != "__init__.py":
+                assert path.name in text, f"docs/architecture.md does not name {path}"
+
+
+def test_the_version_is_known() -> None:
+    assert fwp_rl.__version__ != "0+uninstalled"
