@@ -50,7 +50,7 @@ class Range:
 def check_ranges(config: Any) -> None:
     """Raise ConfigError unless every number field of a dataclass has its type and range, and every
     choice field one of its choices."""
-    for name, hint in _hints(type(config)).items():
+    for name, hint in _hints(config.__class__).items():
         problem = _problem(getattr(config, name), hint)
         if problem:
             raise ConfigError(f"{name}: {problem}")

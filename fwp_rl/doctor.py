@@ -3,6 +3,7 @@
 import platform
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -60,7 +61,7 @@ def examine() -> bool:
     fine = True
     for name, status in backend_status().items():
         if status.available:
-            fine &= _check(console, name, lambda name=name: _check_backend(name))
+            fine &= _check(console, name, partial(_check_backend, name))
         else:
             console.print(f"  {name}: not available, {status.reason}")
     layer = numba_threading_layer()

@@ -38,7 +38,7 @@ BACKENDS = ("reference", "chunkwise", "numba", "cuda")
 
 ENVIRONMENT_VARIABLE = "FWP_RL_KERNELS"
 
-LIBRARY = torch.library.Library("fwp_rl", "FRAGMENT")  # type: ignore[no-untyped-call]
+LIBRARY = torch.library.Library("fwp_rl", "FRAGMENT")
 """Where every op is registered, as ``torch.ops.fwp_rl.<op>``."""
 
 _FUSED = {"cpu": "numba", "cuda": "cuda"}

@@ -142,7 +142,7 @@ def save_checkpoint(
     if score is not None and not math.isfinite(score):
         raise ValueError(f"score: got {score}, expected a finite number, or None if there is none")
     trainer = {"rng.torch": torch.get_rng_state()}
-    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]  # torch has no types here
+    if torch.cuda.is_initialized():
         for index, rng in enumerate(torch.cuda.get_rng_state_all()):
             trainer[f"rng.cuda.{index}"] = rng
     trainer |= {f"generator.{name}": g.get_state() for name, g in generators.items()}

@@ -171,7 +171,7 @@ SCHEMAS = (
     "(Tensor dq, Tensor dk, Tensor dv, Tensor dbeta, Tensor dinitial, Tensor dlog_decay)",
 )
 for schema in SCHEMAS:
-    LIBRARY.define(schema)  # type: ignore[no-untyped-call]
+    LIBRARY.define(schema)
 
 
 def _cpu_forward(*args: Any) -> Any:
@@ -245,8 +245,8 @@ def _autograd_backward(ctx: Any, dy: Tensor, dstate: Tensor, _: Any) -> tuple[Te
     )
 
 
-LIBRARY.impl("fast_weight", _cpu_forward, "CPU")  # type: ignore[no-untyped-call]
-LIBRARY.impl("fast_weight_backward", _cpu_backward, "CPU")  # type: ignore[no-untyped-call]
+LIBRARY.impl("fast_weight", _cpu_forward, "CPU")
+LIBRARY.impl("fast_weight_backward", _cpu_backward, "CPU")
 torch.library.register_fake("fwp_rl::fast_weight", _fake_forward, lib=LIBRARY)
 torch.library.register_fake("fwp_rl::fast_weight_backward", _fake_backward, lib=LIBRARY)
 torch.library.register_autograd(
