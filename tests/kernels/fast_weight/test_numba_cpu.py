@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-import time
 
 import pytest
 import torch
@@ -111,27 +110,3 @@ def test_two_learner_threads_do_not_abort():
     )
     assert run.returncode == 0, run.stderr
     assert run.stdout.split() == ["workqueue", "0"]
-
-
-@pytest.mark.slow
-def test_the_kernel_is_vectorised(make_inputs):
-    """About 24 times the step loop's speed on one thread; a kernel whose sums slip into float64,
-    or whose inner loops LLVM cannot vectorise, gives the same numbers at 3 to 6 times."""
-    inputs = make_inputs(T=32, B=4, H=4, K=64, V=64, dtype=torch.float32)
-    leaves = [x for x in inputs.values() if x is not None]
-
-    def seconds(backend, repeats):
-        def once():
-            start = time.perf_counter()
-            y, state = fast_weight(**inputs, backend=backend)
-            torch.autograd.grad(y.sum() + state.sum(), leaves)
-            return time.perf_counter() - start
-
-        return min(once() for _ in range(repeats))
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        assert seconds("reference", 5) > 8 * seconds("numba", 20)
-    finally:
-        torch.set_num_threads(before)
