@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from fwp_rl.cli import main
+from fwp_rl.cores import CORES
 from fwp_rl.envs.toy import RecallConfig
 from fwp_rl.training.loggers import read_metrics
 
@@ -195,6 +196,38 @@ def test_a_stopped_run_resumes(stop: signal.Signals, code: int, tmp_path: Path) 
     assert steps[-1] >= saved + 3000
     gaps = [b - a for a, b in itertools.pairwise(steps)]
     assert max(gaps) <= 32 * 32  # one iteration: nothing is missing where the run was cut
+
+
+@pytest.mark.slow
+def test_the_whole_way_on_real_atari(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    flags = [
+        "--total-steps=600", "--num-envs=4", "--minibatches=2", "--rollout-length=64", "--plain",
+        "--evaluation-games=2", f"--run-dir={path}",
+    ]  # fmt: skip
+    assert run("train", "quickstart", *flags) == 0
+    (file,) = (path / "evaluations").glob("*.json")
+    result = json.loads(file.read_text())
+    assert result["summary"]["task"] == "atari/Breakout"
+    assert result["summary"]["human_normalized"] is not None
+    assert result["environment"]["episodic_life"]
+    assert result["environment"]["max_episode_steps"] == 27_000
+    assert all(length > 50 for length in result["lengths"])  # a whole game, not one life
+    (video,) = (path / "videos").iterdir()
+    assert video.stat().st_size > 5_000
+    assert (path / "curve.png").stat().st_size > 5_000
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("core", sorted(CORES))
+def test_every_core_trains_in_the_quickstart(core: str, tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    flags = ["--total-steps=500", "--num-envs=4", "--minibatches=2", "--rollout-length=32"]
+    rest = ["--evaluation-games=0", "--no-video", "--plain", f"--run-dir={path}"]
+    assert run("train", "quickstart", f"core:{core}", *flags, *rest) == 0
+    rows = read_metrics(path / "metrics.jsonl")
+    assert rows[-1]["step"] >= 500
+    assert max(row["policy/ratio_deviation"] for row in rows) < 1e-3
 
 
 @pytest.mark.slow

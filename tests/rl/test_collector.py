@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import pytest
 import torch
@@ -35,9 +36,11 @@ SCRIPT = ScriptedConfig(
 )
 
 
-def make_actor(core: CoreConfig, *, last_action: bool = True) -> Actor:
+def make_actor(core: CoreConfig, *, precision: Literal["float32", "bfloat16"] = "float32") -> Actor:
     torch.manual_seed(0)
-    config = PolicyConfig(encoder=MLPConfig(hidden_sizes=(16,)), core=core, last_action=last_action)
+    config = PolicyConfig(
+        encoder=MLPConfig(hidden_sizes=(16,)), core=core, last_action=True, precision=precision
+    )
     policy = Policy(config, SCRIPT.spec())
     with torch.no_grad():  # the heads' small initial weights would hide a difference
         policy.policy_head.weight.mul_(100)
@@ -67,6 +70,15 @@ def test_replayed_log_probabilities_equal_the_stored_ones(name: str) -> None:
         seen["truncated"] += int(rollout.truncated.sum())
         seen["terminated"] += int(rollout.terminated.sum())
     assert min(seen.values()) > 10
+
+
+@pytest.mark.parametrize("name", sorted(CORES))
+def test_the_identity_holds_in_bfloat16(name: str) -> None:
+    actor = make_actor(CORES[name](), precision="bfloat16")
+    collector = Collector(actor, LENGTH)
+    for _ in range(4):
+        rollout, _ = collector.collect()
+        assert deviation(actor.policy, rollout) < 2e-2
 
 
 def _reset_one_step_late(rollout: Rollout) -> None:
