@@ -23,9 +23,10 @@ Source = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN_OR_POL
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of ``fwp-rl``."""
-    # Before torch starts OpenMP: threads that spin while they wait take the cores from the
+    # Before torch starts OpenMP: threads that spin for long while they wait take the cores from the
     # emulators, and from each other where something else runs on the machine.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("GOMP_SPINCOUNT", "20000")  # a tenth of a millisecond, then sleep
     args = list(sys.argv[1:] if argv is None else argv)
     if not args or args[0] in ("-h", "--help"):
         print(_usage())
