@@ -27,6 +27,7 @@ from fwp_rl.rl.collector import Actor
 from fwp_rl.training.checkpoint import best
 from fwp_rl.training.config import TrainConfig, choose_device
 from fwp_rl.training.policy_folder import SavedPolicy, load_saved
+from fwp_rl.training.presets import config_to_dict
 from fwp_rl.training.run import RunDirectory, write_json
 from fwp_rl.training.seeding import derive_seed, env_seeds
 
@@ -83,7 +84,7 @@ def evaluate(
         "lengths": [game.length for game in played],
         "truncated": [game.truncated for game in played],
         "environment": description,
-        "core": type(saved.policy.core).__name__,
+        "network": config_to_dict(saved.policy.config),
         "versions": {
             "fwp_rl": fwp_rl.__version__,
             "torch": str(torch.__version__),

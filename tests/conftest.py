@@ -5,3 +5,22 @@ import os
 # Set before torch starts OpenMP: threads that spin while they wait stall each other, and the
 # tests, wherever something else is running on the machine.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+KERNELS = Path(__file__).parent / "kernels"
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Tensors as small as the tests' are computed many times slower by threads that fight for a
+    busy CPU. The kernels' tests keep their threads, which are what they test."""
+    before = torch.get_num_threads()
+    if KERNELS not in request.path.parents:
+        torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

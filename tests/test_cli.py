@@ -109,6 +109,7 @@ def test_train_evaluate_and_the_best_checkpoint(
     assert result["protocol"]["games"] >= 20
     assert result["protocol"]["actions"] == "sampled"
     assert result["environment"]["num_cues"] == 4
+    assert result["network"]["core"]["name"] == "delta_net"
     best = ["evaluate", str(finished_run), "--checkpoint=best", "--greedy", "--games=4"]
     assert run(*best) == 0
     newest = max((finished_run / "evaluations").glob("best-greedy-*.json"))

@@ -97,7 +97,7 @@ class Core(nn.Module):
                 f"reset is {reset.dtype} {tuple(reset.shape)}, expected bool {tuple(x.shape[:2])}"
             )
         horizon = self.gradient_horizon
-        if horizon is None or horizon >= x.shape[0]:
+        if horizon is None or horizon >= x.shape[0] or not torch.is_grad_enabled():
             return self.unroll(x, state, reset)
         outputs = []
         for start in range(0, x.shape[0], horizon):

@@ -6,8 +6,9 @@
 ``mlp``            for observations that are not images.
 
 uint8 observations are turned into floats and divided by 255 here, at the last moment, so that
-everything before moves a quarter of the bytes. Convolutions run channels-last, which is up to 2.2
-times faster on a CPU; the parameters stay contiguous.
+everything before moves a quarter of the bytes. Convolutions run channels-last, which on a CPU
+makes training steps 1.2 (nature_cnn) to 1.5 times (impala_resnet) as fast; the parameters stay
+contiguous, which costs next to nothing and spares whoever saves them a conversion.
 """
 
 import math

@@ -51,8 +51,8 @@ def test_equals_torch_distributions(scale: float) -> None:
     # in float64: from probabilities that round to 0 torch makes an infinite divergence
     p, q = Categorical(logits=logits.double()), Categorical(logits=other.double())
     pairs = [
-        (categorical.log_prob(logits, action), p.log_prob(action)),  # type: ignore[no-untyped-call]
-        (categorical.entropy(logits), p.entropy()),  # type: ignore[no-untyped-call]
+        (categorical.log_prob(logits, action), p.log_prob(action)),
+        (categorical.entropy(logits), p.entropy()),
         (categorical.kl_divergence(logits, other), kl_divergence(p, q)),
     ]
     for actual, expected in pairs:

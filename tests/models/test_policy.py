@@ -147,8 +147,10 @@ def test_gradients_reach_every_parameter_and_the_state() -> None:
     assert all(leaf.grad is not None and leaf.grad.any() for leaf in state)
 
 
-def test_only_the_encoder_runs_in_bfloat16() -> None:
-    exact, rough = policy(IMAGE, precision="float32"), policy(IMAGE, precision="bfloat16")
+@pytest.mark.parametrize("last_reward", [True, False])
+def test_only_the_encoder_runs_in_bfloat16(last_reward: bool) -> None:
+    exact = policy(IMAGE, precision="float32", last_reward=last_reward)
+    rough = policy(IMAGE, precision="bfloat16", last_reward=last_reward)
     rough.load_state_dict(exact.state_dict())
     dtypes: dict[str, torch.dtype] = {}
     for name, module in rough.named_modules():
