@@ -106,7 +106,7 @@ def train(config: PPOConfig, *, resume: Path | None = None) -> Path:
             policy.parameters(), lr=config.learning_rate, eps=config.adam_epsilon, fused=True
         )
         session.begin(policy, optimizer)
-        env = config.env.make(config.num_envs, session.env_seeds(config.num_envs))
+        env = session.closing(config.env.make(config.num_envs, session.env_seeds(config.num_envs)))
         actor = Actor(
             policy, env, generator=session.generators["action"], stopwatch=session.stopwatch
         )
@@ -146,7 +146,6 @@ def train(config: PPOConfig, *, resume: Path | None = None) -> Path:
             session.log(int(rollout.mask.sum()), games, metrics)
             session.save_if_due(policy, optimizer)
         session.save(policy, optimizer)
-        env.close()
     finish_run(session.path, config)
     return session.path
 

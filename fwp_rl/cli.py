@@ -38,6 +38,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     if args[0] not in COMMANDS:
         _fail(f"unknown command {args[0]!r}. {suggestion(args[0], COMMANDS)}\n\n{_usage()}", 2)
+    from fwp_rl.kernels.dispatch import BackendError
     from fwp_rl.training.files import CheckpointError
     from fwp_rl.training.run import RunError
 
@@ -45,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         COMMANDS[args[0]][0](args[1:])
     except (ConfigError, UnknownNameError, FileNotFoundError) as error:
         _fail(str(error), 2)
-    except (RunError, CheckpointError, FloatingPointError, ImportError) as error:
+    except (RunError, CheckpointError, BackendError, FloatingPointError, ImportError) as error:
         _fail(str(error), 1)
     except KeyboardInterrupt:
         sys.exit(130)
@@ -95,11 +96,13 @@ def _train(args: list[str]) -> None:
         if arg.partition("=")[0] == "--resume":
             value = arg.partition("=")[2]
             rest = args[position + 1 :]
-            if not value and not rest:
+            if not value and (not rest or rest[0].startswith("-")):
                 raise ConfigError("--resume needs the run directory to continue")
             resume = Path(value or rest.pop(0))
             args = args[:position] + rest
             break
+    if resume is not None and args and not args[0].startswith("-"):
+        raise ConfigError(f"give a preset or --resume, not both: got {args[0]!r} and {resume}")
     if resume is None and (not args or args[0].startswith("-")):
         print(_TRAIN_USAGE + "\npresets: " + ", ".join(preset_names()))
         if not args or args[0] not in ("-h", "--help"):
@@ -158,7 +161,7 @@ def _evaluate(args: list[str]) -> None:
         )
         console = Console()
         console.print(evaluation_table(result))
-        console.print(result["file"], highlight=False, soft_wrap=True)
+        console.print(result["file"], markup=False, highlight=False, soft_wrap=True)
 
     tyro.cli(command, args=args, prog="fwp-rl evaluate")
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from rich.console import Console
+from rich.markup import escape
 
 import fwp_rl
 from fwp_rl import agents
@@ -80,7 +81,10 @@ def _check(console: Console, name: str, run: Callable[[], str]) -> bool:
     try:
         console.print(f"  {name}: [green]works[/], {run()}", soft_wrap=True)
     except Exception as error:  # a self-check reports whatever goes wrong
-        console.print(f"  {name}: [red]fails[/], {type(error).__name__}: {error}", soft_wrap=True)
+        console.print(
+            f"  {name}: [red]fails[/], {type(error).__name__}: {escape(str(error))}",
+            soft_wrap=True,
+        )
         return False
     return True
 

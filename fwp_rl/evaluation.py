@@ -8,7 +8,7 @@ short ones. A game cut by the time limit counts with what it had scored, and is 
 
 import math
 import platform
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -21,14 +21,18 @@ from rich.table import Table
 
 import fwp_rl
 from fwp_rl.config import ConfigError
-from fwp_rl.envs import Game
+from fwp_rl.envs import Game, VectorEnv
 from fwp_rl.reports.atari_scores import human_normalized
+from fwp_rl.reports.plots import learning_curve
+from fwp_rl.reports.video import write_video
 from fwp_rl.rl.collector import Actor
 from fwp_rl.training.checkpoint import best
 from fwp_rl.training.config import TrainConfig, choose_device
+from fwp_rl.training.files import write_json
 from fwp_rl.training.policy_folder import SavedPolicy, load_saved
 from fwp_rl.training.presets import config_to_dict
-from fwp_rl.training.run import RunDirectory, write_json
+from fwp_rl.training.progress import Progress
+from fwp_rl.training.run import RunDirectory
 from fwp_rl.training.seeding import derive_seed, env_seeds
 
 __all__ = ["evaluate", "evaluation_table", "finish_run", "record_video", "run_of"]
@@ -55,16 +59,18 @@ def evaluate(
     """
     if games < 1:
         raise ValueError(f"games: got {games}, expected 1 or more")
+    where = choose_device(device)
     saved = _load(path, checkpoint)
     per_column = math.ceil(games / MAX_COLUMNS)
     columns = math.ceil(games / per_column)
     env = saved.env.make(columns, env_seeds(seed, columns, stream="evaluation"))
     try:
-        actor = _actor(saved, env, greedy=greedy, seed=seed, device=device)
+        actor = _actor(saved, env, greedy=greedy, seed=seed, device=where)
         played = list(_whole_games(actor, per_column))
         description = env.describe()
     finally:
         env.close()
+    label = checkpoint if saved.path.name == "policy" or checkpoint == "best" else saved.path.name
     now = datetime.now(UTC)
     result = {
         "schema": 1,
@@ -73,7 +79,7 @@ def evaluate(
         "protocol": {
             "unit": "whole games, raw reward",
             "actions": "greedy" if greedy else "sampled",
-            "checkpoint": checkpoint,
+            "checkpoint": label,
             "games": len(played),
             "columns": columns,
             "games_per_column": per_column,
@@ -99,7 +105,7 @@ def evaluate(
         output = f"evaluation-{stamp}.json"
     elif output is None and run is not None:
         kind = "greedy" if greedy else "sampled"
-        output = run / "evaluations" / f"{checkpoint}-{kind}-{stamp}.json"
+        output = run / "evaluations" / f"{label}-{kind}-seed{seed}-{stamp}.json"
     assert output is not None
     write_json(Path(output), result)
     return result | {"file": str(output)}
@@ -119,8 +125,9 @@ def record_video(
 
     mp4 where av is installed (extra ``video``), else GIF. By default under the run's videos/.
     """
-    from fwp_rl.reports.video import write_video
-
+    if output is not None and Path(output).suffix not in (".mp4", ".gif"):
+        raise ConfigError(f"output: got {str(output)!r}, expected a name that ends in .mp4 or .gif")
+    where = choose_device(device)
     saved = _load(path, checkpoint)
     fps = saved.env.frame_rate()
     if fps is None:
@@ -131,40 +138,47 @@ def record_video(
         output = folder / f"{checkpoint}-seed{seed}.mp4"
     env = saved.env.make(1, env_seeds(seed, 1, stream="video"), render=True)
     try:
-        actor = _actor(saved, env, greedy=greedy, seed=seed, device=device)
-        return write_video(_frames(actor, int(max_seconds * fps)), Path(output), fps)
+        actor = _actor(saved, env, greedy=greedy, seed=seed, device=where)
+        return write_video(_frames(actor, max(1, int(max_seconds * fps))), Path(output), fps)
     finally:
         env.close()
 
 
 def finish_run(path: Path, config: TrainConfig) -> None:
     """What follows training: the learning curve, an evaluation and a video, as configured."""
-    console = Console()
+    console = Console(markup=False, highlight=False)
+    made = [path / "policy"]
     result = None
+
+    def attempt(what: str, make: Callable[[], Path]) -> None:
+        """A finished training is not to fail for a picture."""
+        try:
+            made.append(make())
+        except (ImportError, OSError, RuntimeError) as error:
+            console.print(f"No {what}: {error}", soft_wrap=True)
+
     if config.evaluation_games:
-        console.print(f"Evaluating {config.evaluation_games} games ...")
         result = evaluate(path, games=config.evaluation_games, device=config.device)
         console.print(evaluation_table(result))
-    from fwp_rl.reports.plots import learning_curve
-
-    made = []
-    try:
-        made.append(learning_curve(path, evaluation=result))
-    except ImportError as error:
-        console.print(f"No learning curve: {error}")
-    if config.video and config.env.frame_rate() is not None:
-        made.append(record_video(path, device=config.device))
-    if result is not None:
         made.append(Path(result["file"]))
+    attempt("learning curve", lambda: learning_curve(path, evaluation=result))
+    if config.video and config.env.frame_rate() is not None:
+        attempt("video", lambda: record_video(path, device=config.device))
     console.print("\nIn the run directory:")
-    for file in (path / "policy", *made):
-        console.print(f"  {file}", highlight=False, soft_wrap=True)
+    for file in made:
+        console.print(f"  {file}", soft_wrap=True)
     console.print(f"\nNext:  fwp-rl evaluate {path}   fwp-rl watch {path}", soft_wrap=True)
 
 
 def run_of(path: Path) -> Path | None:
     """The run directory that a policy or checkpoint folder lies in, if any."""
-    return next((p for p in (path, *path.parents[:2]) if RunDirectory.is_run(p)), None)
+    path = path.absolute()
+    holders = [path]
+    if path.name == "policy":
+        holders.append(path.parent)
+    if path.parent.name == "checkpoints":
+        holders.append(path.parent.parent)
+    return next((p for p in holders if RunDirectory.is_run(p)), None)
 
 
 def evaluation_table(result: dict[str, Any]) -> Table:
@@ -207,26 +221,23 @@ def _load(path: str | Path, checkpoint: Literal["last", "best"]) -> SavedPolicy:
 
 
 def _actor(
-    saved: SavedPolicy,
-    env: Any,
-    *,
-    greedy: bool,
-    seed: int,
-    device: Literal["auto", "cpu", "cuda"],
+    saved: SavedPolicy, env: VectorEnv, *, greedy: bool, seed: int, device: torch.device
 ) -> Actor:
-    where = choose_device(device)
-    generator = torch.Generator(where).manual_seed(derive_seed(seed, "evaluation-actions"))
-    return Actor(saved.policy.to(where), env, generator=generator, greedy=greedy)
+    generator = torch.Generator(device).manual_seed(derive_seed(seed, "evaluation-actions"))
+    return Actor(saved.policy.to(device), env, generator=generator, greedy=greedy)
 
 
 def _whole_games(actor: Actor, per_column: int) -> Iterator[Game]:
     """The first ``per_column`` games of every column, in the order in which they end."""
     left = np.full(actor.env.num_envs, per_column)
-    while left.any():
-        for game in actor.step().answer.games:
-            if left[game.column]:
-                left[game.column] -= 1
-                yield game
+    total = int(left.sum())
+    with Progress(total, title=f"Evaluating {total} games", unit="games") as progress:
+        while left.any():
+            for game in actor.step().answer.games:
+                if left[game.column]:
+                    left[game.column] -= 1
+                    progress.update(total - int(left.sum()), {})
+                    yield game
 
 
 def _frames(actor: Actor, limit: int) -> Iterator[NDArray[np.uint8]]:

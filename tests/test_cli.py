@@ -50,6 +50,9 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["train", "recall", "--total-steps=-5"], "total_steps: got -5, expected 1 or more"),
         (["train", "quickstart", "--env.game=Brekout"], "Did you mean 'Breakout'?"),
         (["train", "--resume"], "--resume needs the run directory"),
+        (["train", "--resume", "--seed=3"], "--resume needs the run directory"),
+        (["train", "recall", "--resume", "x"], "give a preset or --resume, not both"),
+        (["watch", "nowhere", "--output=game.avi"], "expected a name that ends in .mp4 or .gif"),
         (["list", "coers"], "Did you mean 'cores'?"),
         (["list"], "usage: fwp-rl list"),
         (["bench", "trainin"], "Did you mean 'training'?"),
@@ -115,6 +118,9 @@ def test_train_evaluate_and_the_best_checkpoint(
     newest = max((finished_run / "evaluations").glob("best-greedy-*.json"))
     protocol = json.loads(newest.read_text())["protocol"]
     assert (protocol["checkpoint"], protocol["actions"]) == ("best", "greedy")
+    first = min((finished_run / "checkpoints").iterdir())
+    assert run("evaluate", str(first), "--games=4", f"--output={output}") == 0
+    assert json.loads(output.read_text())["protocol"]["checkpoint"] == first.name
 
 
 def test_one_seed_gives_one_evaluation(finished_run: Path, tmp_path: Path) -> None:

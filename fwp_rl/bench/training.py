@@ -1,6 +1,8 @@
 """Environment steps per second of whole training runs, and what the core costs of them."""
 
+import contextlib
 import dataclasses
+import io
 import multiprocessing
 import platform
 import statistics
@@ -23,8 +25,10 @@ from fwp_rl.cores import CORES, build_core
 from fwp_rl.envs.atari import AtariConfig
 from fwp_rl.models.encoders import NatureCNNConfig
 from fwp_rl.models.policy import Policy
+from fwp_rl.training.config import choose_device
 from fwp_rl.training.files import write_json
 from fwp_rl.training.loggers import read_metrics
+from fwp_rl.types import State
 
 __all__ = ["bench_training"]
 
@@ -100,6 +104,7 @@ def bench_training(
                 "machine": {
                     "processor": platform.processor() or platform.machine(),
                     "torch_threads": torch.get_num_threads(),
+                    "device": str(choose_device("auto")),
                 },
                 "versions": {"fwp_rl": fwp_rl.__version__, "torch": str(torch.__version__)},
                 "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -114,9 +119,10 @@ def _measure(config: PPOConfig, iterations: int) -> dict[str, float]:
     steps = (iterations + WARM_UP) * per_iteration
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
-        dataclasses.replace(
-            config, total_steps=steps, anneal_learning_rate=False, run_dir=str(run)
-        ).train()
+        with contextlib.redirect_stdout(io.StringIO()):  # the table at the end is what counts
+            dataclasses.replace(
+                config, total_steps=steps, anneal_learning_rate=False, run_dir=str(run)
+            ).train()
         rows = read_metrics(run / "metrics.jsonl")[WARM_UP : WARM_UP + iterations]
     medians = {
         name.partition("/")[2]: statistics.median(row[name] for row in rows)
@@ -128,24 +134,26 @@ def _measure(config: PPOConfig, iterations: int) -> dict[str, float]:
 
 def _core_seconds(config: PPOConfig) -> float:
     """Seconds that the core alone takes of one iteration, timed by itself at the same shapes."""
+    device = choose_device(config.device)
     policy = Policy(config, config.env.spec())
-    core = build_core(config.core, policy.core.input_size)
+    core = build_core(config.core, policy.core.input_size).to(device)
 
-    def call(steps: int, columns: int) -> torch.Tensor:
-        x = torch.randn(steps, columns, core.input_size)
-        reset = torch.zeros(steps, columns, dtype=torch.bool)
+    def inputs(steps: int, columns: int) -> tuple[torch.Tensor, State, torch.Tensor]:
+        # the encoder needs the gradient of x, so it is part of the cost
+        x = torch.randn(steps, columns, core.input_size, device=device, requires_grad=True)
+        reset = torch.zeros(steps, columns, dtype=torch.bool, device=device)
         reset[steps // 2, 0] = True
-        y: torch.Tensor = core(x, core.initial_state(columns), reset)[0]
-        return y
+        return x, core.initial_state(columns, device), reset
+
+    one_step = inputs(1, config.num_envs)
+    minibatch = inputs(config.rollout_length, config.num_envs // config.minibatches)
 
     def act() -> None:
         with torch.no_grad():
-            call(1, config.num_envs)
+            core(*one_step)
 
     def learn() -> None:
-        y = call(config.rollout_length, config.num_envs // config.minibatches)
-        if y.requires_grad:
-            y.sum().backward()
+        core(*minibatch)[0].sum().backward()
 
     acting = (config.rollout_length + 1) * _seconds(act, 50)
     return acting + config.epochs * config.minibatches * _seconds(learn, 10)
@@ -157,6 +165,8 @@ def _seconds(run: Callable[[], None], repeats: int) -> float:
     for _ in range(repeats):
         start = time.perf_counter()
         run()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
         times.append(time.perf_counter() - start)
     return statistics.median(times)
 

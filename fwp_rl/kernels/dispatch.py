@@ -95,8 +95,7 @@ def choose_backend(
     table    backend → function, with an entry for each backend that the op has
     backend  the caller's wish; "auto" leaves it to use_backend, FWP_RL_KERNELS, then to the device
 
-    Raises BackendError when a backend asked for by name cannot run, ValueError for a name that is
-    none.
+    Raises BackendError when a backend asked for by name cannot run, or is none.
     """
     name, source = _asked_for(backend)
     if name != "auto":
@@ -127,7 +126,7 @@ def _asked_for(backend: str) -> tuple[str, str]:
 def _known(name: str, source: str) -> str:
     if name not in (*BACKENDS, "auto"):
         hint = suggestion(name, BACKENDS)
-        raise ValueError(
+        raise BackendError(
             f"{source}: unknown backend {name!r}. {hint + ' ' if hint else ''}"
             f"Known: auto, {', '.join(BACKENDS)}"
         )

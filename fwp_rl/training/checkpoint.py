@@ -211,7 +211,7 @@ def best(directory: Path) -> Path:
     if step is None:
         raise CheckpointError(
             f"{directory}: has no good checkpoint with a score; a run's first is the first that it "
-            "saves after a game has ended"
+            "saves after enough games have ended"
         )
     return _folder(directory, step)
 

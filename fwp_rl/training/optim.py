@@ -29,6 +29,7 @@ def clip_gradients(module: nn.Module, max_norm: float) -> torch.Tensor:
     if not torch.isfinite(norm):
         raise FloatingPointError(
             f"the gradient norm is {norm.item()}: the weights are untouched, and the last "
-            "checkpoint is good. A smaller learning rate, or --precision float32, may help"
+            "checkpoint is good to resume from. If it comes back, start a new run with a smaller "
+            "learning rate or with --precision float32"
         )
     return norm

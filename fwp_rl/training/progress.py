@@ -43,16 +43,19 @@ class Progress:
         total: int,
         *,
         title: str,
+        unit: str = "steps",
         start_step: int = 0,
         plain: bool = False,
         console: Console | None = None,
     ) -> None:
         """
+        unit        what is counted
         start_step  where a resumed run starts: its earlier steps count as progress, not as speed
         plain       lines even in a terminal
         """
         self._total = total
         self._title = title
+        self._unit = unit
         self._console = console or Console()
         self._plain = plain or not self._console.is_terminal
         self._step = start_step
@@ -109,7 +112,7 @@ class Progress:
         elapsed = time.monotonic() - self._started
         left = (self._total - self._step) / self._speed if self._speed else math.inf
         return [
-            ("steps/s", f"{self._speed:,.0f}"),
+            (f"{self._unit}/s", f"{self._speed:,.{0 if self._speed >= 10 else 2}f}"),
             ("elapsed", format_seconds(elapsed)),
             ("left", format_seconds(max(left, 0.0))),
         ]

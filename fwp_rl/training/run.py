@@ -28,7 +28,7 @@ from filelock import FileLock, Timeout
 
 from fwp_rl.training.files import parse_json, write_file, write_json
 
-__all__ = ["RunDirectory", "RunError", "default_run_name", "write_json"]
+__all__ = ["RunDirectory", "RunError", "RunState", "default_run_name"]
 
 RunState = Literal["running", "finished", "stopped", "failed"]
 

@@ -6,7 +6,7 @@ import dataclasses
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from fwp_rl.cores import CORES
-from fwp_rl.envs import Game
+from fwp_rl.envs import Game, VectorEnv
 from fwp_rl.models.policy import Policy
 from fwp_rl.rl.collector import Stopwatch
 from fwp_rl.training.allocator import keep_freed_memory
@@ -25,7 +25,7 @@ from fwp_rl.training.loggers import MetricsLogger
 from fwp_rl.training.policy_folder import save_policy
 from fwp_rl.training.presets import config_to_dict, load_preset
 from fwp_rl.training.progress import Progress
-from fwp_rl.training.run import RunDirectory, RunError, default_run_name
+from fwp_rl.training.run import RunDirectory, RunError, RunState, default_run_name
 from fwp_rl.training.seeding import derive_seed, env_seeds, seed_everything
 from fwp_rl.training.signals import StopRequest
 
@@ -89,6 +89,7 @@ class TrainingSession:
         self._logged = self._saved = time.monotonic()
         self._saved_step = -1
         self._run: RunDirectory | None = None
+        self._owned = False  # locked and begun: what a refused resume finds stays as it is
 
     @property
     def path(self) -> Path:
@@ -115,6 +116,7 @@ class TrainingSession:
         notes = []
         if self.resume is not None:
             notes = self._restore(policy, optimizer)
+        self._owned = True
         self._run.write_config(config_to_dict(self._described_config()))
         self._run.write_status("running", step=self.step, total=self.config.total_steps)
         self._logger = self._cleanup.enter_context(MetricsLogger(self.path, start_step=self.step))
@@ -133,6 +135,9 @@ class TrainingSession:
         if self.resume is None:
             # so that a run can be resumed, and its policy loaded, from its first second on
             self.save(policy, optimizer)
+        else:
+            # whatever became of the policy folder, it now holds the checkpoint's weights
+            self._save_policy(policy)
         self._logged = self._saved = time.monotonic()
         self.stopwatch.take()
 
@@ -141,6 +146,10 @@ class TrainingSession:
         saved, and the seeds of the start would replay what the policy has seen."""
         stream = "train" if self.resume is None else f"resume-{self.step}"
         return env_seeds(self.config.seed, count, stream=stream)
+
+    def closing(self, env: VectorEnv) -> VectorEnv:
+        """The environment, to be closed with the session, however that ends."""
+        return self._cleanup.enter_context(closing(env))
 
     def log(self, steps: int, games: Sequence[Game], metrics: Mapping[str, float]) -> None:
         """Count ``steps`` environment steps and write the metrics of one iteration."""
@@ -170,7 +179,6 @@ class TrainingSession:
         """Write a checkpoint and the policy folder of this step, unless they are there."""
         if self._saved_step == self.step:
             return
-        score = self._score()
         save_checkpoint(
             self._directory.checkpoints,
             step=self.step,
@@ -178,17 +186,20 @@ class TrainingSession:
             optimizer=optimizer,
             state={"games": self._games, "recent": [list(game) for game in self._recent]},
             generators=self.generators,
-            score=score,
+            score=self._score(),
         )
+        self._save_policy(policy)
+        self._directory.write_status("running", step=self.step, total=self.config.total_steps)
+        self._saved, self._saved_step = time.monotonic(), self.step
+
+    def _save_policy(self, policy: Policy) -> None:
         metadata = {
             "agent": AGENTS.name_of(type(self.config)),
             "seed": self.config.seed,
             "step": self.step,
-            "training_return": score,
+            "training_return": self._score(),
         }
         save_policy(self._directory.policy, policy, env=self.config.env, metadata=metadata)
-        self._directory.write_status("running", step=self.step, total=self.config.total_steps)
-        self._saved, self._saved_step = time.monotonic(), self.step
 
     def __exit__(
         self,
@@ -198,14 +209,14 @@ class TrainingSession:
     ) -> None:
         # the display goes first: it would draw over whatever is said next
         with self._cleanup:
-            if self._run is not None:
-                state = "finished"
+            if self._owned:
+                state: RunState = "finished"
                 if self.stop_requested or isinstance(error, KeyboardInterrupt):
                     state = "stopped"
                 elif error is not None:
                     state = "failed"
-                self._run.write_status(state, step=self.step, total=self.config.total_steps)  # type: ignore[arg-type]  # one of the three
-        if self._run is not None and self.stop_requested and error is None:
+                self._directory.write_status(state, step=self.step, total=self.config.total_steps)
+        if self._owned and self.stop_requested and error is None:
             print(f"Stopped at step {self.step:,}. Go on with: fwp-rl train --resume {self.path}")
             if self._stop.exit_code == 130:
                 raise KeyboardInterrupt
@@ -243,8 +254,8 @@ class TrainingSession:
         )
         if checkpoint is None:
             raise RunError(
-                f"{self.path}: holds no checkpoint to resume from; start a new run in another "
-                "--run-dir"
+                f"{self.path}: holds no checkpoint to resume from, so nothing is lost: delete it, "
+                "or start a new run in another --run-dir"
             )
         checkpoint.restore(policy, optimizer, self.generators)
         self.step = self._saved_step = checkpoint.step
@@ -266,6 +277,11 @@ class TrainingSession:
     def _refuse_changes(self, before: TrainConfig) -> None:
         old, new = config_to_dict(before), config_to_dict(self._described_config())
         old["run_dir"] = new["run_dir"]  # the folder may have been moved
+        asked = self.config.run_dir
+        if asked is not None and asked not in (before.run_dir, str(self.path)):
+            raise RunError(
+                f"{self.path}: a resumed run goes on in its own directory; leave --run-dir out"
+            )
         changed = [name for name in new if old.get(name) != new[name]]
         refused = sorted(set(changed) - RESUME_MAY_CHANGE)
         if refused:

@@ -194,12 +194,24 @@ def test_a_resumed_run_continues_steps_schedule_and_curve(tmp_path: Path) -> Non
 
 def test_a_resumed_run_refuses_to_become_another_experiment(tmp_path: Path) -> None:
     run = train(SMALL, tmp_path / "run")
+    status = (run / "status.json").read_text()
     for changes in ({"learning_rate": 1e-3}, {"core": LSTMConfig()}, {"seed": 5}):
         other = dataclasses.replace(SMALL, run_dir=str(run), **changes)  # type: ignore[arg-type]
         with pytest.raises(RunError, match=f"was trained with {next(iter(changes))}"):
             ppo.train(other, resume=run)
+    with pytest.raises(RunError, match="leave --run-dir out"):
+        ppo.train(dataclasses.replace(SMALL, run_dir="elsewhere"), resume=run)
     with pytest.raises(RunError, match="holds a run already"):
         ppo.train(dataclasses.replace(SMALL, run_dir=str(run)))
+    assert (run / "status.json").read_text() == status
+
+
+def test_a_resumed_run_mends_its_policy_folder(tmp_path: Path) -> None:
+    run = train(SMALL, tmp_path / "run")
+    before = weights(run)
+    (run / "policy" / "policy.safetensors").write_bytes(b"damaged")
+    ppo.train(dataclasses.replace(SMALL, run_dir=str(run)), resume=run)
+    assert same(weights(run), before)
 
 
 def test_a_reached_target_kl_ends_the_epochs(tmp_path: Path) -> None:

@@ -103,14 +103,14 @@ def test_a_cpu_kernel_refuses_other_devices():
 def test_unknown_names_say_where_they_came_from(monkeypatch):
     with (
         pytest.raises(
-            ValueError, match=r"use_backend: unknown backend 'nunba'. Did you mean 'numba"
+            BackendError, match=r"use_backend: unknown backend 'nunba'. Did you mean 'numba"
         ),
         use_backend("nunba"),
     ):
         pass
     monkeypatch.setenv("FWP_RL_KERNELS", "gpu")
     with pytest.raises(
-        ValueError, match=r"FWP_RL_KERNELS: unknown backend 'gpu'.* Known: auto, ref"
+        BackendError, match=r"FWP_RL_KERNELS: unknown backend 'gpu'.* Known: auto, ref"
     ):
         fast_weight(*ARGUMENTS)
 
