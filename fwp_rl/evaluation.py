@@ -171,14 +171,16 @@ def finish_run(path: Path, config: TrainConfig) -> None:
 
 
 def run_of(path: Path) -> Path | None:
-    """The run directory that a policy or checkpoint folder lies in, if any."""
-    path = path.absolute()
+    """The run directory that a policy or checkpoint folder lies in, if any; relative to the
+    current folder where it lies below."""
+    here, path = Path.cwd(), path.absolute()
     holders = [path]
     if path.name == "policy":
         holders.append(path.parent)
     if path.parent.name == "checkpoints":
         holders.append(path.parent.parent)
-    return next((p for p in holders if RunDirectory.is_run(p)), None)
+    run = next((holder for holder in holders if RunDirectory.is_run(holder)), None)
+    return run.relative_to(here) if run is not None and run.is_relative_to(here) else run
 
 
 def evaluation_table(result: dict[str, Any]) -> Table:
