@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fwp_rl.kernels import fast_weight
+from fwp_rl.kernels import BackendError, fast_weight
 
 ALL = ("reference", "chunkwise", "numba")
 
@@ -47,7 +47,7 @@ def some_resets(T, B):
             ValueError,
             r"unknown rule 'Delta'. Did you mean 'delta'\? Known: delt",
         ),
-        ({"backend": "chunk"}, ValueError, r"unknown backend 'chunk'. Did you mean 'chunkwise'\?"),
+        ({"backend": "chunk"}, BackendError, r"unknown backend 'chunk'. Did you mean 'chunkwise'\?"),
     ],
 )
 def test_bad_arguments_are_named(make_inputs, change, error, message):
