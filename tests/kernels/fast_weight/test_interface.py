@@ -47,7 +47,11 @@ def some_resets(T, B):
             ValueError,
             r"unknown rule 'Delta'. Did you mean 'delta'\? Known: delt",
         ),
-        ({"backend": "chunk"}, BackendError, r"unknown backend 'chunk'. Did you mean 'chunkwise'\?"),
+        (
+            {"backend": "chunk"},
+            BackendError,
+            r"unknown backend 'chunk'. Did you mean 'chunkwise'\?",
+        ),
     ],
 )
 def test_bad_arguments_are_named(make_inputs, change, error, message):
