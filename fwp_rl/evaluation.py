@@ -85,7 +85,7 @@ def evaluate(
             "games_per_column": per_column,
             "seed": seed,
         },
-        "summary": _summary(played, saved.policy.spec.name),
+        "summary": _summary(played, saved),
         "returns": [game.episode_return for game in played],
         "lengths": [game.length for game in played],
         "truncated": [game.truncated for game in played],
@@ -203,11 +203,27 @@ def evaluation_table(result: dict[str, Any]) -> Table:
     rows["lowest, highest"] = f"{summary['min']:g}, {summary['max']:g}"
     rows["mean length in steps"] = f"{summary['mean_length']:.0f}"
     rows["games cut by the time limit"] = str(summary["truncated"])
+    if summary["success"] is not None:
+        rows["success"] = f"{100 * summary['success']['rate']:.1f} %"
+        low, high = (100 * end for end in summary["success"]["interval"])
+        rows["95 % interval of the success"] = f"{low:.1f} to {high:.1f} %"
+    if "protocol" in result["environment"]:
+        rows["protocol of play"] = _protocol(result["environment"])
     if summary["human_normalized"] is not None:
         rows["human-normalised"] = f"{100 * summary['human_normalized']:.1f} %"
     for name, value in rows.items():
         table.add_row(name, value)
     return table
+
+
+def _protocol(environment: dict[str, Any]) -> str:
+    """``machado``, or ``classic, but frame_skip 2`` where a rule is not the protocol's."""
+    name: str = environment["protocol"]
+    changes = {**environment["changed_rules"]}
+    if environment["flicker"]:
+        changes["flicker"] = environment["flicker"]
+    words = ", ".join(f"{rule} {value}" for rule, value in changes.items())
+    return f"{name}, but {words}" if words else name
 
 
 def _load(path: str | Path, checkpoint: Literal["last", "best"]) -> SavedPolicy:
@@ -250,7 +266,8 @@ def _frames(actor: Actor, limit: int) -> Iterator[NDArray[np.uint8]]:
             return
 
 
-def _summary(games: list[Game], task: str) -> dict[str, Any]:
+def _summary(games: list[Game], saved: SavedPolicy) -> dict[str, Any]:
+    task = saved.policy.spec.name
     returns = np.array([game.episode_return for game in games])
     mean = float(returns.mean())
     interval = None
@@ -269,5 +286,22 @@ def _summary(games: list[Game], task: str) -> dict[str, Any]:
         "max": float(returns.max()),
         "mean_length": float(np.mean([game.length for game in games])),
         "truncated": sum(game.truncated for game in games),
+        "success": _success([saved.env.success(game) for game in games]),
         "human_normalized": human_normalized(name, mean) if family == "atari" else None,
+    }
+
+
+def _success(judged: list[bool | None]) -> dict[str, Any] | None:
+    """Share of games that reached the goal, with its interval; None for a task without a goal."""
+    successes = [success for success in judged if success is not None]
+    if not successes:
+        return None
+    n, z = len(successes), 1.96
+    rate = sum(successes) / n
+    centre = (rate + z**2 / (2 * n)) / (1 + z**2 / n)
+    spread = z / (1 + z**2 / n) * math.sqrt(rate * (1 - rate) / n + z**2 / (4 * n**2))
+    return {
+        "rate": rate,
+        "interval": [centre - spread, centre + spread],
+        "interval_method": "95 % Wilson score interval",
     }

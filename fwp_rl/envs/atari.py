@@ -1,9 +1,8 @@
-"""Atari 2600 games through envpool, with every fact about envpool in one place.
+"""Atari 2600 games: the named protocols, and envpool's Atari with every fact about it in one place.
 
-Measured on envpool 1.2.5, and held by the tests of this file:
+Measured on envpool 1.2.5, beside what ``pool.py`` says of all its families, and held by the tests
+of this file:
 
-- The step after an end ignores its action and returns the first observation of what follows: the
-  dummy step of ``fwp_rl/types.py``, with reward 0.
 - With episodic life a lost life ends an episode but not the game, unless no life is left in a game
   that still runs for some frames (Wizard of Wor): then the episode runs on to the game's end.
 - Ended by the game on the very step of the time limit, envpool calls an episode truncated; only
@@ -12,31 +11,39 @@ Measured on envpool 1.2.5, and held by the tests of this file:
   ``noop_max`` emulator frames, the last of which is FIRE with fire reset. After a lost life they
   are part of the game; their reward is discarded, and a game may end unseen inside them (Road
   Runner). The next game then inherits the frames already counted towards the time limit.
-- Bad arguments and actions crash the process or are accepted silently, so all are checked here.
+- A new game fills the stack with its first screen; after a lost life the stack moves on by one.
+- Bad arguments crash the process or are accepted silently, so all are checked here.
 - Scores may wrap around in long games, a reward near -1e6: it is passed on as it is.
-
-A synchronous pool (``batch_size == num_envs``) returns its rows in column order.
 """
 
 import hashlib
-import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
-from importlib.metadata import version
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fwp_rl.config import ConfigError, Range, check_ranges
-from fwp_rl.envs.base import ENVS, EnvConfig, EnvStep, check_action
-from fwp_rl.envs.bookkeeping import Books, check_columns, check_render
+from fwp_rl.envs.base import ENVS, EnvConfig, EnvStep, VectorEnv
+from fwp_rl.envs.bookkeeping import Books
+from fwp_rl.envs.flicker import Flicker
+from fwp_rl.envs.pool import Pool
 from fwp_rl.registry import suggestion
 from fwp_rl.types import EnvSpec
 
-__all__ = ["GAMES", "AtariConfig", "AtariEnv", "LifeFlags", "canonical_game"]
+__all__ = [
+    "GAMES",
+    "PROTOCOLS",
+    "AtariConfig",
+    "AtariEnv",
+    "AtariRules",
+    "LifeFlags",
+    "canonical_game",
+    "describe_protocol",
+]
 
 _GAMES_BY_ACTIONS = {
     3: "Backgammon Freeway Skiing",
@@ -84,58 +91,137 @@ def canonical_game(name: str) -> str:
     return _GAME_OF_KEY[key]
 
 
+@dataclass(frozen=True, kw_only=True)
+class AtariRules:
+    """How a game is played, every value settled: what a score depends on; as in AtariConfig."""
+
+    frame_skip: int
+    full_action_space: bool
+    sticky_actions: float
+    episodic_life: bool
+    noop_max: int
+    fire_reset: bool
+    max_frames: int
+
+
+_MACHADO = AtariRules(
+    frame_skip=4,
+    full_action_space=True,
+    sticky_actions=0.25,
+    episodic_life=False,
+    noop_max=0,
+    fire_reset=False,
+    max_frames=108_000,
+)
+PROTOCOLS: dict[str, AtariRules] = {
+    "classic": AtariRules(
+        frame_skip=4,
+        full_action_space=False,
+        sticky_actions=0.0,
+        episodic_life=True,
+        noop_max=30,
+        fire_reset=True,
+        max_frames=108_000,
+    ),
+    "machado": _MACHADO,
+    "machado_2018": replace(_MACHADO, frame_skip=5),
+}
+"""``classic``: Mnih et al. (2015), as IMPALA (Espeholt et al., 2018) and the fast weight papers
+play: chance comes from no-op starts. ``machado``: Machado et al., "Revisiting the Arcade Learning
+Environment" (2018): chance comes from sticky actions. ``docs/environments.md`` has the table."""
+
+
 @ENVS.register("atari")
 @dataclass(frozen=True, kw_only=True)
 class AtariConfig(EnvConfig):
-    """An Atari 2600 game: 84 x 84 grey screens, the last ``frame_stack`` of them."""
+    """An Atari 2600 game: 84 x 84 grey screens, the last ``frame_stack`` of them.
+
+    A protocol settles the rules of play; each rule can be set on its own as well, and is then
+    named beside the protocol in every result.
+    """
 
     game: str = "Breakout"
     """Name of the game: Pong, pong, ALE/Pong-v5 and PongNoFrameskip-v4 are the same one."""
-    frame_stack: Annotated[int, Range(1, 4)] = 4
-    """Screens in an observation, one per agent step."""
-    frame_skip: Annotated[int, Range(1)] = 4
-    """Emulator frames per agent step; the screen is the maximum of the last two."""
-    full_action_space: bool = False
+    protocol: Literal["classic", "machado", "machado_2018"] = "classic"
+    """classic: no-op starts, FIRE at the start, a lost life ends the episode, the game's own
+    actions. machado: sticky actions (0.25), all 18 actions, whole games as episodes, frame skip 4
+    as in ALE v5; machado_2018: the same with the paper's frame skip 5. All are cut at 108,000
+    frames."""
+    backend: Literal["envpool", "ale"] = "envpool"
+    """Whose vectorised emulator: envpool, or ale-py's own, as a second opinion."""
+    frame_stack: Annotated[int | None, Range(1, 4)] = None
+    """Screens in an observation, one per agent step; none: 4, or 1 with flicker."""
+    flicker: Annotated[float, Range(0, 1)] = 0.0
+    """Probability, for each screen, that it is black: 0.5 and one screen make the game of
+    Hausknecht and Stone (2015) that needs a memory."""
+    frame_skip: Annotated[int | None, Range(1)] = None
+    """Emulator frames per agent step; the screen is the maximum of the last two. None, here and
+    below: as the protocol has it."""
+    full_action_space: bool | None = None
     """All 18 actions of the console (9 in Skiing and LostLuggage), not the game's own few."""
-    sticky_actions: Annotated[float, Range(0, 1)] = 0.0
+    sticky_actions: Annotated[float | None, Range(0, 1)] = None
     """Probability, at each emulator frame, that the previous action is repeated instead."""
-    episodic_life: bool = True
+    episodic_life: bool | None = None
     """A lost life ends the episode (not the game)."""
-    noop_max: Annotated[int, Range(0)] = 30
+    noop_max: Annotated[int | None, Range(0)] = None
     """Each episode starts after 1 to this many random emulator frames without action; 0 (or 1)
     leaves the one frame that is always played, so that starts are not random."""
-    fire_reset: bool = True
+    fire_reset: bool | None = None
     """Press FIRE at the start of each episode in games that have FIRE among their actions, as the
     last of the no-op frames."""
-    max_frames: Annotated[int, Range(1)] = 108_000
+    max_frames: Annotated[int | None, Range(1)] = None
     """Emulator frames until a game is cut; counts played steps, so it is rounded down to whole
     agent steps, and no-op frames are free. 108,000 are 30 minutes of play."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
         object.__setattr__(self, "game", canonical_game(self.game))
-        if self.max_frames < self.frame_skip:
+        rules = self.rules
+        if rules.max_frames < rules.frame_skip:
             raise ConfigError(
-                f"max_frames: got {self.max_frames}, expected at least frame_skip = "
-                f"{self.frame_skip}, which is one agent step"
+                f"max_frames: got {rules.max_frames}, expected at least frame_skip = "
+                f"{rules.frame_skip}, which is one agent step"
             )
-        if self.full_action_space and self.fire_reset:
+        if rules.full_action_space and rules.fire_reset:
             raise ConfigError(
                 "fire_reset: all 18 actions hold FIRE, so that it would be pressed at the start of "
                 "every game, also of those that have no use for it; with full_action_space, set "
                 "fire_reset to false"
             )
 
+    @property
+    def rules(self) -> AtariRules:
+        """The protocol's rules, with those set here in their place."""
+        return replace(PROTOCOLS[self.protocol], **self.changed_rules)
+
+    @property
+    def changed_rules(self) -> dict[str, Any]:
+        """The rules that are not the protocol's."""
+        protocol = asdict(PROTOCOLS[self.protocol])
+        given = {name: getattr(self, name) for name in protocol}
+        return {
+            name: value
+            for name, value in given.items()
+            if value is not None and value != protocol[name]
+        }
+
+    @property
+    def num_screens(self) -> int:
+        """``frame_stack``, settled."""
+        if self.frame_stack is None:
+            return 1 if self.flicker else 4
+        return self.frame_stack
+
     def spec(self) -> EnvSpec:
         full = _FULL_ACTIONS.get(self.game, 18)
         return EnvSpec(
             name=f"atari/{self.game}",
-            observation_shape=(self.frame_stack, 84, 84),
-            num_actions=full if self.full_action_space else _MINIMAL_ACTIONS[self.game],
+            observation_shape=(self.num_screens, 84, 84),
+            num_actions=full if self.rules.full_action_space else _MINIMAL_ACTIONS[self.game],
         )
 
     def frame_rate(self) -> float:
-        return 60 / self.frame_skip
+        return 60 / self.rules.frame_skip
 
     def make(
         self,
@@ -144,7 +230,11 @@ class AtariConfig(EnvConfig):
         *,
         num_threads: int | None = None,
         render: bool = False,
-    ) -> "AtariEnv":
+    ) -> VectorEnv:
+        if self.backend == "ale":
+            from fwp_rl.envs.ale import AleEnv
+
+            return AleEnv(self, num_envs, seeds, num_threads=num_threads, render=render)
         return AtariEnv(self, num_envs, seeds, num_threads=num_threads, render=render)
 
 
@@ -159,6 +249,8 @@ class LifeFlags:
         self._lives = lives
         self._episodic_life = episodic_life
         self._game_ended = np.zeros(len(lives), np.bool_)
+        self.game_started = np.ones(len(lives), np.bool_)
+        """[B] the latest observation is the first of a game."""
 
     def step(
         self,
@@ -179,6 +271,7 @@ class LifeFlags:
         # ended inside the hidden no-op frames.
         hidden_end = dummy & ~self._game_ended & (lives > self._lives)
         game_end = game_over | truncated
+        self.game_started = (dummy & self._game_ended) | hidden_end
         self._lives = lives
         self._game_ended = game_end
         terminated = terminated | game_over | life_lost
@@ -191,10 +284,7 @@ class LifeFlags:
 
 
 class AtariEnv:
-    """B columns of one game: an envpool pool that steps them in lockstep.
-
-    The pool lives in the process that built it: used in a forked child it would hang.
-    """
+    """B columns of one game through envpool, stepped in lockstep."""
 
     def __init__(
         self,
@@ -205,52 +295,41 @@ class AtariEnv:
         num_threads: int | None = None,
         render: bool = False,
     ) -> None:
-        seeds = check_columns(num_envs, seeds, num_threads)
-        import envpool  # takes seconds, and a config needs none of it
-
         self.config = config
         self.spec = config.spec()
-        self.num_envs = int(num_envs)
-        self._render = render
-        self._pid = os.getpid()
-        self._task_id = f"{config.game}-v5"
-        self._pool: Any = envpool.make(
-            self._task_id,
-            env_type="gymnasium",
-            num_envs=self.num_envs,
-            seed=seeds,
-            num_threads=0 if num_threads is None else int(num_threads),
-            stack_num=config.frame_stack,
-            frame_skip=config.frame_skip,
-            full_action_space=config.full_action_space,
-            repeat_action_probability=config.sticky_actions,
-            episodic_life=config.episodic_life,
-            noop_max=max(config.noop_max, 1),
-            use_fire_reset=config.fire_reset,
-            max_episode_steps=config.max_frames // config.frame_skip,
+        rules = config.rules
+        self._pool = Pool(
+            f"{config.game}-v5",
+            num_envs,
+            seeds,
+            num_actions=self.spec.num_actions,
+            num_threads=num_threads,
+            render=render,
+            stack_num=config.num_screens,
+            frame_skip=rules.frame_skip,
+            full_action_space=rules.full_action_space,
+            repeat_action_probability=rules.sticky_actions,
+            episodic_life=rules.episodic_life,
+            noop_max=max(rules.noop_max, 1),
+            use_fire_reset=rules.fire_reset,
+            max_episode_steps=rules.max_frames // rules.frame_skip,
             reward_clip=False,
-            render_mode="rgb_array" if render else None,
         )
+        self.num_envs = self._pool.num_envs
         self._books = Books(self.num_envs)
         self._flags: LifeFlags | None = None
+        self._flicker = Flicker(config.flicker, config.num_screens, seeds)
 
     def reset(self) -> NDArray[np.uint8]:
         """Start every column: the first observations ``[B, frame_stack, 84, 84]``. Once only."""
-        pool = self._live_pool()
-        if self._flags is not None:
-            raise RuntimeError("reset() was called before: episodes restart by themselves")
-        obs, info = pool.reset()
-        self._flags = LifeFlags(info["lives"], episodic_life=self.config.episodic_life)
-        first: NDArray[np.uint8] = obs
-        return first
+        obs, info = self._pool.reset()
+        self._flags = LifeFlags(info["lives"], episodic_life=self.config.rules.episodic_life)
+        return self._flicker(obs, np.ones(self.num_envs, np.bool_))
 
     def step(self, action: NDArray[Any]) -> EnvStep:
         """Play one action per column. Raises ActionError for anything but B action numbers."""
-        pool = self._live_pool()
-        if self._flags is None:
-            raise RuntimeError("step() before reset(): call reset() for the first observations")
-        action = check_action(action, self.num_envs, self.spec.num_actions)
-        obs, _, terminated, truncated, info = pool.step(action)
+        obs, _, terminated, truncated, info = self._pool.step(action)
+        assert self._flags is not None, "the pool refuses a step before reset()"
         ends = self._flags.step(
             dummy=self._books.dummy,
             terminated=terminated,
@@ -258,39 +337,34 @@ class AtariEnv:
             game_over=info["terminated"] == 1,
             lives=info["lives"],
         )
+        obs = self._flicker(obs, self._flags.game_started)
         return self._books.enter(obs, reward=info["reward"], **ends)
 
     def render(self, column: int) -> NDArray[np.uint8]:
         """The console's own screen, ``[210, 160, 3]`` in most games, in colour."""
-        pool = self._live_pool()
-        check_render(self._render, column, self.num_envs)
-        screen: NDArray[np.uint8] = pool.render(env_ids=[int(column)])[0]
-        return screen
+        return self._pool.render(column)
 
     def describe(self) -> dict[str, Any]:
-        """envpool's whole configuration, its version and that of its assets, the ROM's MD5."""
-        arguments = dict(self._live_pool().config)
-        assets = Path(arguments.pop("base_path"))  # a path of this machine
-        rom = assets / "atari" / "roms" / f"{arguments['task']}.bin"
+        """The protocol, envpool's whole configuration, its version and that of its assets, the
+        ROM's MD5."""
+        arguments = self._pool.arguments
+        rom = Path(arguments["base_path"]) / "atari" / "roms" / f"{arguments['task']}.bin"
         return {
-            "task_id": self._task_id,
-            **arguments,
-            "envpool": version("envpool"),
-            "envpool_assets": version("envpool-assets"),
+            **describe_protocol(self.config),
+            **self._pool.describe(),
             "rom_md5": hashlib.md5(rom.read_bytes(), usedforsecurity=False).hexdigest(),
         }
 
     def close(self) -> None:
-        """Stop the pool's threads and drop it; envpool's own close() does neither."""
-        self._pool = None
+        """Stop the pool's threads."""
+        self._pool.close()
 
-    def _live_pool(self) -> Any:
-        if self._pool is None:
-            raise RuntimeError("this environment was closed: make a new one")
-        if os.getpid() != self._pid:
-            raise RuntimeError(
-                f"this environment belongs to process {self._pid} and would hang in its forked "
-                f"child {os.getpid()}: make it in the process that steps it, and start workers "
-                "with the 'spawn' method"
-            )
-        return self._pool
+
+def describe_protocol(config: AtariConfig) -> dict[str, Any]:
+    """The part of ``describe`` that both backends share: protocol, its rules, what differs."""
+    return {
+        "protocol": config.protocol,
+        "changed_rules": config.changed_rules,
+        "rules": asdict(config.rules),
+        "flicker": config.flicker,
+    }

@@ -1,4 +1,5 @@
-"""What the adapters share: the check of their arguments, dummy steps and the books on games."""
+"""What the adapters share: the check of their arguments, dummy steps, the books on games, and
+random numbers that belong to a column."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,7 +10,7 @@ from numpy.typing import NDArray
 from fwp_rl.config import ConfigError
 from fwp_rl.envs.base import EnvStep, Game
 
-__all__ = ["Books", "check_columns", "check_render"]
+__all__ = ["Books", "ColumnDraws", "check_columns", "check_render"]
 
 _MAX_SEED = 2**31 - 1
 
@@ -94,3 +95,31 @@ class Books:
             mask=mask,
             games=games,
         )
+
+
+class ColumnDraws:
+    """Random numbers for all columns at once, each column's from its own seed and the count of
+    draws: SplitMix64 (Steele et al. 2014), which is all integer operations on whole vectors."""
+
+    def __init__(self, seeds: Sequence[int]) -> None:
+        self._keys = _mix(np.asarray(seeds, np.uint64))
+        self._draws = 0
+
+    def integers(self, n: int) -> NDArray[np.int64]:
+        """One number in 0 .. n - 1 per column, int64 ``[B]``."""
+        return (self._next() % np.uint64(n)).astype(np.int64)
+
+    def chance(self, probability: float) -> NDArray[np.bool_]:
+        """True with this probability, bool ``[B]``."""
+        drawn: NDArray[np.bool_] = (self._next() >> np.uint64(11)) < probability * 2.0**53
+        return drawn
+
+    def _next(self) -> NDArray[np.uint64]:
+        self._draws += 1
+        return _mix(self._keys + np.uint64(self._draws * 0x9E3779B97F4A7C15 % 2**64))
+
+
+def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fwp_rl.config import ConfigError, Range, check_ranges
-from fwp_rl.envs.base import ENVS, EnvConfig, EnvStep, check_action
-from fwp_rl.envs.bookkeeping import Books, check_columns, check_render
+from fwp_rl.envs.base import ENVS, EnvConfig, EnvStep, Game, check_action
+from fwp_rl.envs.bookkeeping import Books, ColumnDraws, check_columns, check_render
 from fwp_rl.types import EnvSpec
 
 __all__ = ["RecallConfig", "RecallEnv", "ScriptedConfig", "ScriptedEnv", "ScriptedEpisode"]
@@ -58,6 +58,10 @@ class RecallConfig(EnvConfig):
             name="recall", observation_shape=(self.num_cues + 2,), num_actions=self.num_cues
         )
 
+    def success(self, game: Game) -> bool:
+        """The cue was named."""
+        return game.episode_return > 0
+
     def make(
         self,
         num_envs: int,
@@ -77,12 +81,12 @@ class RecallEnv:
         self.config = config
         self.spec = config.spec()
         self.num_envs = len(seeds)
-        self._seeds = np.asarray(seeds, np.uint64)
+        self._seeds = [int(seed) for seed in seeds]
         self._render = render
         self._books = Books(self.num_envs)
-        self._draws = 0
+        self._draws = ColumnDraws(seeds)
         self._step = np.zeros(self.num_envs, np.int64)
-        self._cue = self._draw(config.num_cues)
+        self._cue = self._draws.integers(config.num_cues)
         self._query = self._draw_query()
 
     def reset(self) -> NDArray[np.float32]:
@@ -97,7 +101,7 @@ class RecallEnv:
         terminated = ~dummy & (self._step == self._query)
         reward = (terminated & (action == self._cue)).astype(np.float32)
         self._step = np.where(dummy, 0, self._step + 1)
-        self._cue = np.where(dummy, self._draw(self.config.num_cues), self._cue)
+        self._cue = np.where(dummy, self._draws.integers(self.config.num_cues), self._cue)
         self._query = np.where(dummy, self._draw_query(), self._query)
         truncated = np.zeros(self.num_envs, np.bool_)
         if self.config.time_limit is not None:
@@ -119,7 +123,7 @@ class RecallEnv:
         return np.repeat(np.kron(row, np.ones((16, 16), np.uint8))[..., None], 3, axis=2)
 
     def describe(self) -> dict[str, Any]:
-        return {"task_id": "recall", **asdict(self.config), "seeds": self._seeds.tolist()}
+        return {"task_id": "recall", **asdict(self.config), "seeds": self._seeds}
 
     def close(self) -> None:
         """Nothing is held open."""
@@ -133,27 +137,14 @@ class RecallEnv:
         obs[columns, self._cue[columns]] = 1
         if self.config.distractors:
             columns = np.flatnonzero(~first & (self._step < self._query))
-            obs[columns, self._draw(num_cues)[columns]] = 1
+            obs[columns, self._draws.integers(num_cues)[columns]] = 1
         obs[:, -2] = first
         obs[:, -1] = query
         return obs
 
     def _draw_query(self) -> NDArray[np.int64]:
         low, high = self.config.min_delay, self.config.max_delay
-        return 1 + low + self._draw(high - low + 1)
-
-    def _draw(self, n: int) -> NDArray[np.int64]:
-        """One number in 0 .. n - 1 per column, from the column's seed and the count of draws:
-        SplitMix64 (Steele et al. 2014), which is all integer operations on whole vectors."""
-        self._draws += 1
-        x = _mix(_mix(self._seeds) + np.uint64(self._draws * 0x9E3779B97F4A7C15 % 2**64))
-        return (x % np.uint64(n)).astype(np.int64)
-
-
-def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
+        return 1 + low + self._draws.integers(high - low + 1)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,12 +14,13 @@ from fwp_rl.training.loggers import read_metrics
 from fwp_rl.training.progress import format_count
 from fwp_rl.training.run import RunDirectory
 
-__all__ = ["draw_learning_curve", "learning_curve", "moving_average"]
+__all__ = ["compare_learning_curves", "draw_learning_curve", "learning_curve", "moving_average"]
 
 RETURN = "charts/episode_return"
 
 # Okabe and Ito's palette, told apart by colour-blind readers and in grey
 BLUE, VERMILION = "#0072B2", "#D55E00"
+PALETTE = (BLUE, VERMILION, "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 
 Floats = NDArray[np.float64]
 
@@ -51,22 +52,8 @@ def draw_learning_curve(
     evaluation: Mapping[str, Any] | None = None,
 ) -> bytes:
     """A PNG of the mean return of recent games against environment steps."""
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-        from matplotlib.ticker import FuncFormatter
-    except ImportError as error:
-        raise ImportError(
-            "pictures need matplotlib: pip install 'fwp-rl[reports]'", name="matplotlib"
-        ) from error
-
-    points = [
-        (row["step"], row[RETURN]) for row in rows if math.isfinite(row.get(RETURN, math.nan))
-    ]
-    steps, returns = np.array(points, dtype=np.float64).reshape(-1, 2).T
-    figure = Figure(figsize=(7.2, 4.2), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
+    figure, axes = _figure()
+    steps, returns = _points(rows, RETURN)
     window = max(1, len(steps) // 20)
     if window > 1:
         axes.plot(steps, returns, ".", color=BLUE, alpha=0.25, markersize=3, markeredgewidth=0)
@@ -87,6 +74,58 @@ def draw_learning_curve(
             capsize=4,
             label=f"evaluation, {evaluation['protocol']['games']} games, 95 % interval",
         )
+    return _png(figure, axes, title=title, label="return of recent games")
+
+
+def compare_learning_curves(
+    runs: Mapping[str, Sequence[Sequence[Mapping[str, float]]]],
+    *,
+    title: str,
+    metric: str = RETURN,
+    label: str = "return of recent games",
+) -> bytes:
+    """A PNG with one line for each run, smoothed over a twentieth of it.
+
+    runs  what is compared → the rows of metrics.jsonl of its runs, which share a colour
+    """
+    if len(runs) > len(PALETTE):
+        raise ValueError(f"runs: got {len(runs)} kinds, expected {len(PALETTE)} or fewer")
+    figure, axes = _figure()
+    for color, (name, group) in zip(PALETTE, runs.items(), strict=False):
+        for number, rows in enumerate(group):
+            steps, values = _points(rows, metric)
+            smooth = moving_average(values, max(1, len(values) // 20))
+            axes.plot(steps, smooth, color=color, alpha=0.85, label=None if number else name)
+    return _png(figure, axes, title=title, label=label)
+
+
+def _figure() -> tuple[Any, Any]:
+    """An empty figure and its axes; ImportError where matplotlib is missing."""
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError(
+            "pictures need matplotlib: pip install 'fwp-rl[reports]'", name="matplotlib"
+        ) from error
+    figure = Figure(figsize=(7.2, 4.2), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, figure.add_subplot()
+
+
+def _points(rows: Sequence[Mapping[str, float]], metric: str) -> tuple[Floats, Floats]:
+    """Steps, and the metric's values at those where it is finite."""
+    points = [
+        (row["step"], row[metric]) for row in rows if math.isfinite(row.get(metric, math.nan))
+    ]
+    steps, values = np.array(points, dtype=np.float64).reshape(-1, 2).T
+    return steps, values
+
+
+def _png(figure: Any, axes: Any, *, title: str, label: str) -> bytes:
+    """Title, axes and legend, the same in all pictures; the finished file."""
+    from matplotlib.ticker import FuncFormatter
+
     if axes.has_data():
         axes.legend(frameon=False, loc="best")
     else:
@@ -94,7 +133,7 @@ def draw_learning_curve(
         axes.set(xticks=[], yticks=[])
     axes.set_title(title, loc="left", fontsize="medium")
     axes.set_xlabel("environment steps")
-    axes.set_ylabel("return of recent games")
+    axes.set_ylabel(label)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: format_count(x)))
     axes.set_xlim(left=0)
     axes.grid(alpha=0.25, linewidth=0.6)

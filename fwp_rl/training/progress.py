@@ -16,6 +16,7 @@ __all__ = ["Progress", "format_count", "format_seconds"]
 
 SHOWN = {
     "charts/episode_return": ("return", "{:.4g}"),
+    "charts/success_rate": ("success", "{:.0%}"),
     "policy/entropy": ("entropy", "{:.3f}"),
     "value/explained_variance": ("explained variance", "{:.2f}"),
     "time/acting": ("acting", "{:.0%}"),

@@ -86,6 +86,7 @@ class TrainingSession:
         self._cleanup = ExitStack()
         self._games = 0
         self._recent: deque[tuple[float, int]] = deque(maxlen=RECENT_GAMES)
+        self._successes: deque[bool] = deque(maxlen=RECENT_GAMES)
         self._logged = self._saved = time.monotonic()
         self._saved_step = -1
         self._run: RunDirectory | None = None
@@ -156,6 +157,8 @@ class TrainingSession:
         self.step += steps
         self._games += len(games)
         self._recent += [(game.episode_return, game.length) for game in games]
+        judged = (self.config.env.success(game) for game in games)
+        self._successes += [success for success in judged if success is not None]
         now = time.monotonic()
         elapsed, self._logged = now - self._logged, now
         row = dict(metrics)
@@ -163,6 +166,8 @@ class TrainingSession:
             returns, lengths = zip(*self._recent, strict=True)
             row["charts/episode_return"] = sum(returns) / len(returns)
             row["charts/episode_length"] = sum(lengths) / len(lengths)
+        if self._successes:
+            row["charts/success_rate"] = sum(self._successes) / len(self._successes)
         row["charts/games"] = self._games
         row["charts/steps_per_second"] = steps / elapsed
         for activity, seconds in self.stopwatch.take().items():
@@ -184,7 +189,11 @@ class TrainingSession:
             step=self.step,
             policy=policy,
             optimizer=optimizer,
-            state={"games": self._games, "recent": [list(game) for game in self._recent]},
+            state={
+                "games": self._games,
+                "recent": [list(game) for game in self._recent],
+                "successes": list(self._successes),
+            },
             generators=self.generators,
             score=self._score(),
         )
@@ -261,6 +270,7 @@ class TrainingSession:
         self.step = self._saved_step = checkpoint.step
         self._games = checkpoint.state["games"]
         self._recent += [(float(r), int(n)) for r, n in checkpoint.state["recent"]]
+        self._successes += checkpoint.state.get("successes", [])
         notes.append(f"Resumed at step {self.step:,} from {checkpoint.path}")
         if self.config.total_steps != before.total_steps:
             notes.append(

@@ -1,9 +1,12 @@
 """One contract for every adapter: dummy steps, resets, flags and the books on games."""
 
+import ctypes.util
 import json
+import sys
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
+import gymnasium
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -11,6 +14,10 @@ from numpy.typing import NDArray
 from fwp_rl.config import ConfigError
 from fwp_rl.envs import ENVS, ActionError, EnvConfig, EnvStep
 from fwp_rl.envs.atari import AtariConfig
+from fwp_rl.envs.classic import ClassicConfig
+from fwp_rl.envs.gym import GymnasiumConfig
+from fwp_rl.envs.minigrid import MiniGridConfig
+from fwp_rl.envs.procgen import ProcgenConfig
 from fwp_rl.envs.toy import RecallConfig, ScriptedConfig, ScriptedEpisode
 
 SCRIPT = (
@@ -22,15 +29,61 @@ SCRIPT = (
     (ScriptedEpisode(rewards=(1.0,)),),
     (ScriptedEpisode(rewards=(2.0, 2.0), end="truncated"),),
 )
+
+
+class Counting(gymnasium.Env[dict[str, Any], np.int64]):
+    """Draws a start and counts up to 12: terminated there, truncated by its wrapper at 10 steps."""
+
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 5}
+    action_space = gymnasium.spaces.Discrete(3, start=1)
+    observation_space = gymnasium.spaces.Dict(
+        {
+            "count": gymnasium.spaces.Discrete(30),
+            "noise": gymnasium.spaces.Box(0, 1, (2,), np.float32),
+        }
+    )
+
+    def __init__(self, render_mode: str | None = None) -> None:
+        self.render_mode = render_mode
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        super().reset(seed=seed)
+        self.count = int(self.np_random.integers(0, 5))
+        return self.observe(), {}
+
+    def step(self, action: np.int64) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
+        assert 1 <= action <= 3, "the actions of this environment start at 1"
+        self.count += 1
+        return self.observe(), float(action), self.count >= 12, False, {}
+
+    def observe(self) -> dict[str, Any]:
+        return {"count": self.count, "noise": self.np_random.random(2, np.float32)}
+
+    def render(self) -> Any:
+        return np.full((8, 8, 3), self.count, np.uint8)
+
+
+gymnasium.register("Counting-v0", entry_point=Counting, max_episode_steps=10)
+
 CONFIGS: dict[str, EnvConfig] = {
     "atari-lives": AtariConfig(game="Breakout", max_frames=400),
     "atari-games": AtariConfig(game="Pong", max_frames=120, episodic_life=False, frame_stack=1),
     "recall": RecallConfig(min_delay=0, max_delay=4, time_limit=5),
     "recall-distractors": RecallConfig(min_delay=3, max_delay=3, distractors=True),
     "scripted": ScriptedConfig(columns=SCRIPT),
+    "minigrid": MiniGridConfig(task="MemoryS7"),
+    "cartpole": ClassicConfig(task="CartPole-v1"),
+    "catch": ClassicConfig(task="Catch-v0"),
+    "gymnasium": GymnasiumConfig(id="Counting-v0"),
+    "procgen": ProcgenConfig(task="CoinrunEasy"),
 }
 SEEDS = [3, 14, 15]
-NUM_STEPS = 120
+NUM_STEPS = {"minigrid": 600, "procgen": 1100}
+"""Until every column has seen an end; the rest end within 120 steps."""
+
+HAS_QT = sys.platform != "linux" or ctypes.util.find_library("Qt5Gui") is not None
 
 
 @dataclass
@@ -73,13 +126,20 @@ def play(config: EnvConfig, seeds: list[int], num_steps: int) -> Stream:
 
 
 @pytest.fixture(scope="module", params=CONFIGS)
-def config(request: pytest.FixtureRequest) -> EnvConfig:
-    return CONFIGS[request.param]
+def name(request: pytest.FixtureRequest) -> Any:
+    if request.param == "procgen" and not HAS_QT:
+        pytest.skip("Procgen needs the system's Qt 5 libraries")
+    return request.param
 
 
 @pytest.fixture(scope="module")
-def stream(config: EnvConfig) -> Stream:
-    return play(config, SEEDS, NUM_STEPS)
+def config(name: str) -> EnvConfig:
+    return CONFIGS[name]
+
+
+@pytest.fixture(scope="module")
+def stream(name: str, config: EnvConfig) -> Stream:
+    return play(config, SEEDS, NUM_STEPS.get(name, 120))
 
 
 def test_every_registered_family_is_under_this_contract() -> None:
@@ -88,7 +148,7 @@ def test_every_registered_family_is_under_this_contract() -> None:
 
 def test_shapes_and_types_are_those_of_the_spec(config: EnvConfig, stream: Stream) -> None:
     shape = config.spec().observation_shape
-    assert stream.obs.shape == (NUM_STEPS + 1, 3, *shape)
+    assert stream.obs.shape == (len(stream.mask) + 1, 3, *shape)
     assert stream.obs.dtype == (np.uint8 if len(shape) == 3 else np.float32)
     assert stream.reward.dtype == np.float32
     for flag in (stream.reset, stream.terminated, stream.truncated, stream.mask):
@@ -156,7 +216,11 @@ def test_describe_is_json_and_names_the_task(config: EnvConfig) -> None:
     assert json.loads(json.dumps(described))["task_id"]
 
 
-def test_render_gives_a_screen_where_it_was_asked_for(config: EnvConfig) -> None:
+def test_render_gives_a_screen_where_it_was_asked_for(name: str, config: EnvConfig) -> None:
+    if name == "catch":
+        with pytest.raises(ConfigError, match="Catch-v0 has no screen"):
+            config.make(2, [0, 1], render=True)
+        return
     env = config.make(2, [0, 1], render=True)
     env.reset()
     screen = env.render(1)

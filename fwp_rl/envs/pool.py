@@ -1,0 +1,170 @@
+"""envpool, with what it would crash, hang or be silent about refused in front of it.
+
+``Pool`` is the bare pool, ``PoolEnv`` an environment on top of it for every family whose two flags
+``terminated`` and ``truncated`` say all (Atari's do not: see ``atari.py``).
+
+Measured on envpool 1.2.5, and held by the tests of the adapters:
+
+- The step after an end ignores its action and returns the first observation of what follows: the
+  dummy step of ``fwp_rl/types.py``, with reward 0 and both flags down.
+- A synchronous pool (``batch_size == num_envs``) returns its rows in column order.
+- Column i seeded with a number behaves alike in every pool, for any number of threads.
+- Actions out of range are accepted, a NaN or a vector of the wrong length ends the process.
+- A pool used in a forked child hangs; ``close()`` does not stop it, dropping it does.
+"""
+
+import os
+import warnings
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fwp_rl.envs.base import EnvStep, check_action
+from fwp_rl.envs.bookkeeping import Books, check_columns, check_render
+from fwp_rl.types import EnvSpec
+
+__all__ = ["Pool", "PoolEnv", "PoolStep"]
+
+PoolStep = tuple[Any, NDArray[np.float32], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]
+"""Observations, reward, terminated, truncated, info: envpool's answer to a step."""
+
+
+class Pool:
+    """B columns of one envpool task, stepped in lockstep in the process that built them."""
+
+    def __init__(
+        self,
+        task_id: str,
+        num_envs: int,
+        seeds: Sequence[int],
+        *,
+        num_actions: int,
+        num_threads: int | None = None,
+        render: bool = False,
+        **arguments: Any,
+    ) -> None:
+        """``arguments`` are envpool's own, already checked. Raises ConfigError on bad counts or
+        seeds, ImportError where the family's system libraries are missing."""
+        seeds = check_columns(num_envs, seeds, num_threads)
+        import envpool  # takes seconds, and a config needs none of it
+
+        self.num_envs = int(num_envs)
+        self.task_id = task_id
+        self._num_actions = num_actions
+        self._render = render
+        self._pid = os.getpid()
+        self._started = False
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*precision lowered by casting")  # bounds of spaces
+            self._pool: Any = envpool.make(
+                task_id,
+                env_type="gymnasium",
+                num_envs=self.num_envs,
+                seed=seeds,
+                num_threads=0 if num_threads is None else int(num_threads),
+                render_mode="rgb_array" if render else None,
+                **arguments,
+            )
+            _ = self._pool.observation_space  # is made, and warns, at its first use
+
+    def reset(self) -> tuple[Any, dict[str, Any]]:
+        """Start every column: the first observations, and envpool's info. Once only."""
+        pool = self._live()
+        if self._started:
+            raise RuntimeError("reset() was called before: episodes restart by themselves")
+        self._started = True
+        first: tuple[Any, dict[str, Any]] = pool.reset()
+        return first
+
+    def step(self, action: NDArray[Any]) -> PoolStep:
+        """Play one action per column. Raises ActionError for anything but B action numbers."""
+        pool = self._live()
+        if not self._started:
+            raise RuntimeError("step() before reset(): call reset() for the first observations")
+        answer: PoolStep = pool.step(check_action(action, self.num_envs, self._num_actions))
+        return answer
+
+    def render(self, column: int) -> NDArray[np.uint8]:
+        """The screen of one column, ``[height, width, 3]``."""
+        pool = self._live()
+        check_render(self._render, column, self.num_envs)
+        screen: NDArray[np.uint8] = pool.render(env_ids=[int(column)])[0]
+        return screen
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """envpool's whole configuration; its ``base_path`` is a path of this machine."""
+        return dict(self._live().config)
+
+    def describe(self) -> dict[str, Any]:
+        """The task, envpool's configuration without paths, its version and that of its assets."""
+        arguments = self.arguments
+        del arguments["base_path"]
+        return {
+            "backend": "envpool",
+            "task_id": self.task_id,
+            **arguments,
+            "envpool": version("envpool"),
+            "envpool_assets": version("envpool-assets"),
+        }
+
+    def close(self) -> None:
+        """Stop the pool's threads and drop it; envpool's own close() does neither."""
+        self._pool = None
+
+    def _live(self) -> Any:
+        if self._pool is None:
+            raise RuntimeError("this environment was closed: make a new one")
+        if os.getpid() != self._pid:
+            raise RuntimeError(
+                f"this environment belongs to process {self._pid} and would hang in its forked "
+                f"child {os.getpid()}: make it in the process that steps it, and start workers "
+                "with the 'spawn' method"
+            )
+        return self._pool
+
+
+class PoolEnv:
+    """B columns of an envpool task whose two flags say how an episode ends; a game is an episode.
+
+    observe  turns envpool's observations into ``[B, *spec.observation_shape]``
+    """
+
+    def __init__(self, spec: EnvSpec, pool: Pool, observe: Callable[[Any], NDArray[Any]]) -> None:
+        self.spec = spec
+        self.num_envs = pool.num_envs
+        self._pool = pool
+        self._observe = observe
+        self._books = Books(self.num_envs)
+
+    def reset(self) -> NDArray[Any]:
+        """Start every column: the first observations. Once only."""
+        return self._observe(self._pool.reset()[0])
+
+    def step(self, action: NDArray[Any]) -> EnvStep:
+        """Play one action per column. Raises ActionError for anything but B action numbers."""
+        obs, reward, terminated, truncated, _ = self._pool.step(action)
+        truncated = truncated & ~terminated
+        return self._books.enter(
+            self._observe(obs),
+            reward=reward,
+            terminated=terminated,
+            truncated=truncated,
+            game_end=terminated | truncated,
+            game_cut=truncated,
+        )
+
+    def render(self, column: int) -> NDArray[np.uint8]:
+        """The screen of one column, ``[height, width, 3]``."""
+        return self._pool.render(column)
+
+    def describe(self) -> dict[str, Any]:
+        """The task, envpool's whole configuration and its version."""
+        return self._pool.describe()
+
+    def close(self) -> None:
+        """Stop the pool's threads."""
+        self._pool.close()
