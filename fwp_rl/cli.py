@@ -248,7 +248,7 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], None], str]] = {
     "train": (_train, "train an agent from a preset, or resume a run"),
     "evaluate": (_evaluate, "play whole games with a saved policy"),
     "watch": (_watch, "film a saved policy"),
-    "list": (_list, "cores, encoders, games, presets, agents"),
+    "list": (_list, "cores, encoders, envs, games, presets, agents"),
     "doctor": (_doctor, "versions, and a self-check of every part"),
     "bench": (_bench, "measure training speed on this machine"),
 }

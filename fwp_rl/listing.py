@@ -9,6 +9,7 @@ from rich.table import Table
 
 from fwp_rl import agents
 from fwp_rl.cores import CORES, build_core
+from fwp_rl.envs import ENVS
 from fwp_rl.envs.atari import GAMES, AtariConfig
 from fwp_rl.models.base import ENCODERS
 from fwp_rl.registry import Registry
@@ -43,7 +44,10 @@ def _agents() -> None:
 
 
 def _presets() -> None:
-    table = Table("preset", "agent", "environment", "core", "encoder")
+    table = Table()
+    table.add_column("preset", no_wrap=True)
+    for column in ("agent", "environment", "core", "encoder"):
+        table.add_column(column)
     table.add_column("steps", justify="right")
     for name in preset_names():
         config = agents.load_preset(name)
@@ -58,19 +62,31 @@ def _presets() -> None:
     _print(table, "Train one with fwp-rl train PRESET")
 
 
+def _envs() -> None:
+    _print(
+        _named(ENVS),
+        "Swap with env:NAME, and encoder:mlp where observations are no images; options are "
+        "--env.OPTION",
+    )
+
+
 def _games() -> None:
     table = Table("game")
-    table.add_column("actions", justify="right")
-    table.add_column("random", justify="right")
-    table.add_column("human", justify="right")
+    for column in ("actions", "all actions", "random", "human"):
+        table.add_column(column, justify="right")
     for game in GAMES:
-        actions = AtariConfig(game=game).spec().num_actions
+        counts = [
+            AtariConfig(game=game, protocol=protocol).spec().num_actions
+            for protocol in ("classic", "machado")
+        ]
         scores = SCORES.get(game)
         random, human = ("", "") if scores is None else (f"{s:,}" for s in scores)
-        table.add_row(game, str(actions), random, human)
+        table.add_row(game, *map(str, counts), random, human)
     _print(
         table,
-        f"{len(GAMES)} Atari games; scores where known. Play one with --env.game NAME",
+        f"{len(GAMES)} Atari games, {len(SCORES)} with the scores of a random player and of a "
+        "human. actions: the game's own (protocol classic); all actions: machado. Play one with "
+        "--env.game NAME",
     )
 
 
@@ -95,6 +111,7 @@ def _print(table: Table, hint: str) -> None:
 LISTS: typing.Final[dict[str, Callable[[], None]]] = {
     "cores": _cores,
     "encoders": _encoders,
+    "envs": _envs,
     "games": _games,
     "presets": _presets,
     "agents": _agents,

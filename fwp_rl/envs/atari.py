@@ -134,7 +134,7 @@ Environment" (2018): chance comes from sticky actions. ``docs/environments.md`` 
 @ENVS.register("atari")
 @dataclass(frozen=True, kw_only=True)
 class AtariConfig(EnvConfig):
-    """An Atari 2600 game: 84 x 84 grey screens, the last ``frame_stack`` of them.
+    """An Atari 2600 game: its last four screens (or fewer), grey, 84 x 84.
 
     A protocol settles the rules of play; each rule can be set on its own as well, and is then
     named beside the protocol in every result.

@@ -143,7 +143,7 @@ class GymnasiumEnv:
                 num_envs=self.num_envs,
                 vectorization_mode="async" if config.processes else "sync",
                 vector_kwargs=arguments,
-                render_mode="rgb_array" if render else None,
+                **({"render_mode": "rgb_array"} if render else {}),
             )
         except gymnasium.error.DependencyNotInstalled as error:
             raise ImportError(f"{config.id} cannot be made: {error}") from error

@@ -46,7 +46,7 @@ TASKS: tuple[str, ...] = tuple(
 
 
 def _canonical_task(name: str) -> str:
-    key = re.sub(r"[-_ ]|-v0$", "", name.strip().lower())
+    key = re.sub(r"-v0$|[-_ ]", "", name.strip().lower())
     named = {task.lower(): task for task in TASKS}
     if key not in named:
         hint = suggestion(key, TASKS)

@@ -17,14 +17,13 @@ import pytest
 from fwp_rl.reports.plots import compare_learning_curves
 from fwp_rl.training.loggers import read_metrics
 
-STEPS = 2_000_000
+STEPS = 1_500_000
 CORES = {
     "delta_net": (),
     "lstm": ("core:lstm", "--core.hidden-size=128"),
     "feedforward": ("core:feedforward",),
 }
-RUNS = [("delta_net", 1), ("delta_net", 2), ("delta_net", 3)]
-RUNS += [("lstm", 1), ("feedforward", 1), ("lstm", 2), ("feedforward", 2)]
+RUNS = [(core, seed) for core in CORES for seed in (1, 2, 3)]
 
 
 def train_and_evaluate(core: str, seed: int, folder: Path) -> dict[str, Any]:
