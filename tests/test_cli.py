@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+import fwp_rl
 from fwp_rl.cli import main
 from fwp_rl.cores import CORES
 from fwp_rl.envs.toy import RecallConfig
@@ -49,6 +50,11 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["train", "recall", "--learning-rate=nan"], "learning_rate: got nan, expected"),
         (["train", "recall", "--total-steps=-5"], "total_steps: got -5, expected 1 or more"),
         (["train", "quickstart", "--env.game=Brekout"], "Did you mean 'Breakout'?"),
+        (["train", "quickstart", "--env.protocol=macado"], "invalid choice 'macado'"),
+        (["train", "quickstart", "--env.flicker=2"], "flicker: got 2"),
+        (["train", "minigrid_memory", "--env.task=MemoryS8"], "Did you mean 'MemoryS"),
+        (["train", "recall", "env:gymnasium", "--env.id=CartPol-v1"], "Did you mean: `CartPole`"),
+        (["train", "quickstart", "env:minigrid"], "use the encoder mlp"),
         (["train", "--resume"], "--resume needs the run directory"),
         (["train", "--resume", "--seed=3"], "--resume needs the run directory"),
         (["train", "recall", "--resume", "x"], "give a preset or --resume, not both"),
@@ -69,7 +75,7 @@ def test_a_mistake_exits_with_2_before_any_environment_is_built(
     def fail(*_: object, **__: object) -> None:
         raise AssertionError("an environment was built")
 
-    monkeypatch.setattr("fwp_rl.envs.atari.AtariEnv.__init__", fail)
+    monkeypatch.setattr("fwp_rl.envs.pool.Pool.__init__", fail)
     monkeypatch.setattr(RecallConfig, "make", fail)
     monkeypatch.chdir(tmp_path)
     assert run(*args) == 2
@@ -78,14 +84,15 @@ def test_a_mistake_exits_with_2_before_any_environment_is_built(
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("what", ["cores", "encoders", "games", "presets", "agents"])
+@pytest.mark.parametrize("what", ["cores", "encoders", "envs", "games", "presets", "agents"])
 def test_lists(what: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("list", what) == 0
     known = {
         "cores": ["feedforward", "lstm", "gru", "linear_transformer", "delta_net"],
         "encoders": ["nature_cnn", "impala_resnet", "mlp"],
-        "games": ["Breakout", "Zaxxon", "7,127.7"],
-        "presets": ["quickstart", "ppo_atari", "recall"],
+        "envs": ["atari", "minigrid", "classic", "procgen", "gymnasium", "recall"],
+        "games": ["Breakout", "Zaxxon", "7,127.7", "57 with the scores"],
+        "presets": ["quickstart", "ppo_atari", "recall", "minigrid_memory"],
         "agents": ["ppo"],
     }
     said = capsys.readouterr().out
@@ -113,6 +120,10 @@ def test_train_evaluate_and_the_best_checkpoint(
     assert result["protocol"]["actions"] == "sampled"
     assert result["environment"]["num_cues"] == 4
     assert result["network"]["core"]["name"] == "delta_net"
+    success = result["summary"]["success"]
+    assert success["rate"] == result["summary"]["mean"], "in this task the return is the success"
+    low, high = success["interval"]
+    assert 0 <= low < success["rate"] < high <= 1
     best = ["evaluate", str(finished_run), "--checkpoint=best", "--greedy", "--games=4"]
     assert run(*best) == 0
     newest = max((finished_run / "evaluations").glob("best-greedy-*.json"))
@@ -217,12 +228,38 @@ def test_the_whole_way_on_real_atari(tmp_path: Path) -> None:
     result = json.loads(file.read_text())
     assert result["summary"]["task"] == "atari/Breakout"
     assert result["summary"]["human_normalized"] is not None
+    assert result["summary"]["success"] is None
+    assert result["environment"]["protocol"] == "classic"
+    assert result["environment"]["changed_rules"] == {}
     assert result["environment"]["episodic_life"]
     assert result["environment"]["max_episode_steps"] == 27_000
     assert all(length > 50 for length in result["lengths"])  # a whole game, not one life
     (video,) = (path / "videos").iterdir()
     assert video.stat().st_size > 5_000
     assert (path / "curve.png").stat().st_size > 5_000
+
+
+@pytest.mark.slow
+def test_one_flag_makes_a_flickering_game_and_another_a_protocol(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = [
+        "core:gru", "--total-steps=300", "--num-envs=4", "--minibatches=2", "--rollout-length=64",
+        "--plain", "--evaluation-games=2", "--no-video", "--env.game=Pong", "--env.max-frames=800",
+    ]  # fmt: skip
+    for flag, printed in (
+        ("--env.flicker=0.5", "classic, but max_frames 800, flicker 0.5"),
+        ("--env.protocol=machado", "machado, but max_frames 800"),
+    ):
+        path = tmp_path / flag
+        assert run("train", "quickstart", *flags, flag, f"--run-dir={path}") == 0
+        assert printed in capsys.readouterr().out
+        screens = fwp_rl.load_policy(path).spec.observation_shape[0]
+        assert screens == (1 if "flicker" in flag else 4)
+        (file,) = (path / "evaluations").glob("*.json")
+        rules = json.loads(file.read_text())["environment"]["rules"]
+        assert rules["max_frames"] == 800
+        assert rules["full_action_space"] == ("machado" in flag)
 
 
 @pytest.mark.slow

@@ -7,7 +7,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fwp_rl.reports.plots import draw_learning_curve, learning_curve, moving_average
+from fwp_rl.reports.plots import (
+    compare_learning_curves,
+    draw_learning_curve,
+    learning_curve,
+    moving_average,
+)
 
 BLUE, VERMILION = (0, 114, 178), (213, 94, 0)
 
@@ -63,6 +68,17 @@ def test_rows_without_a_return_are_left_out():
     extra = [{"step": 5}, {"step": 6, "charts/episode_return": math.nan}]
     with_extra = draw_learning_curve(extra + known, title="x")
     assert with_extra == draw_learning_curve(known, title="x")
+
+
+def test_comparison_gives_a_colour_to_each_kind_and_a_line_to_each_run():
+    pytest.importorskip("matplotlib")
+    low = [{**row, "charts/episode_return": 1.0} for row in rows(50)]
+    one = pixels(compare_learning_curves({"a": [rows(50)]}, title="x"))
+    both = pixels(compare_learning_curves({"a": [rows(50)], "b": [low, rows(20)]}, title="x"))
+    assert count(one, VERMILION) == 0
+    assert (np.abs(both.astype(int) - np.array(VERMILION)).sum(-1) < 120).sum() > 100
+    with pytest.raises(ValueError, match="got 8 kinds, expected 7 or fewer"):
+        compare_learning_curves({str(i): [] for i in range(8)}, title="x")
 
 
 def test_an_evaluation_of_one_game_has_no_interval():
