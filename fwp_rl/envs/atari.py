@@ -154,7 +154,7 @@ class AtariConfig(EnvConfig):
     flicker: Annotated[float, Range(0, 1)] = 0.0
     """Probability, for each screen, that it is black: 0.5 and one screen make the game of
     Hausknecht and Stone (2015) that needs a memory."""
-    frame_skip: Annotated[int | None, Range(1)] = None
+    frame_skip: Annotated[int | None, Range(1, 100)] = None
     """Emulator frames per agent step; the screen is the maximum of the last two. None, here and
     below: as the protocol has it."""
     full_action_space: bool | None = None
@@ -163,13 +163,13 @@ class AtariConfig(EnvConfig):
     """Probability, at each emulator frame, that the previous action is repeated instead."""
     episodic_life: bool | None = None
     """A lost life ends the episode (not the game)."""
-    noop_max: Annotated[int | None, Range(0)] = None
+    noop_max: Annotated[int | None, Range(0, 1000)] = None
     """Each episode starts after 1 to this many random emulator frames without action; 0 (or 1)
     leaves the one frame that is always played, so that starts are not random."""
     fire_reset: bool | None = None
     """Press FIRE at the start of each episode in games that have FIRE among their actions, as the
     last of the no-op frames."""
-    max_frames: Annotated[int | None, Range(1)] = None
+    max_frames: Annotated[int | None, Range(1, 2**31 - 1)] = None
     """Emulator frames until a game is cut; counts played steps, so it is rounded down to whole
     agent steps, and no-op frames are free. 108,000 are 30 minutes of play."""
 

@@ -21,6 +21,8 @@ def check_columns(num_envs: int, seeds: Sequence[int], num_threads: int | None =
     for name, count in counts.items():
         if not _is_int(count) or count < 1:
             raise ConfigError(f"{name}: got {count!r}, expected a whole number, 1 or more")
+    if not isinstance(seeds, (Sequence, np.ndarray)):
+        raise ConfigError(f"seeds: got {seeds!r}, expected a sequence of {num_envs} whole numbers")
     if len(seeds) != num_envs:
         raise ConfigError(f"seeds: got {len(seeds)}, expected {num_envs}, one per column")
     for seed in seeds:

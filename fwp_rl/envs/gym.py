@@ -134,16 +134,17 @@ class GymnasiumEnv:
         self._seeds = list(seeds)
         self._render = render
         self._books = Books(self.num_envs)
-        arguments: dict[str, Any] = {"autoreset_mode": gymnasium.vector.AutoresetMode.NEXT_STEP}
+        vector: dict[str, Any] = {"autoreset_mode": gymnasium.vector.AutoresetMode.NEXT_STEP}
         if config.processes:
-            arguments["context"] = "spawn"
+            vector["context"] = "spawn"
+        arguments: dict[str, Any] = {"render_mode": "rgb_array"} if render else {}
         try:
             self._env: Any = gymnasium.make_vec(
                 config.id,
                 num_envs=self.num_envs,
                 vectorization_mode="async" if config.processes else "sync",
-                vector_kwargs=arguments,
-                **({"render_mode": "rgb_array"} if render else {}),
+                vector_kwargs=vector,
+                **arguments,
             )
         except gymnasium.error.DependencyNotInstalled as error:
             raise ImportError(f"{config.id} cannot be made: {error}") from error

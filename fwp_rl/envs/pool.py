@@ -64,7 +64,8 @@ class Pool:
                 env_type="gymnasium",
                 num_envs=self.num_envs,
                 seed=seeds,
-                num_threads=0 if num_threads is None else int(num_threads),
+                # more threads than columns do nothing, and too many end the process
+                num_threads=0 if num_threads is None else min(int(num_threads), self.num_envs),
                 render_mode="rgb_array" if render else None,
                 **arguments,
             )

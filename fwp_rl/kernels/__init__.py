@@ -9,14 +9,22 @@ from fwp_rl.kernels.dispatch import (
     numba_threading_layer,
     use_backend,
 )
+from fwp_rl.kernels.fast_lstm import fast_lstm
+from fwp_rl.kernels.fast_rnn import fast_rnn
 from fwp_rl.kernels.fast_weight import fast_weight
+from fwp_rl.kernels.recurrent_delta import recurrent_delta
+from fwp_rl.kernels.srwm import srwm
 
 __all__ = [
     "BACKENDS",
     "BackendError",
     "BackendStatus",
     "backend_status",
+    "fast_lstm",
+    "fast_rnn",
     "fast_weight",
     "numba_threading_layer",
+    "recurrent_delta",
+    "srwm",
     "use_backend",
 ]

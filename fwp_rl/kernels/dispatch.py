@@ -14,23 +14,25 @@ under ``torch.compile`` keeps the backend that it was compiled with.
 
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
+from fwp_rl.kernels.inputs import HALF, Arguments, check_arguments
 from fwp_rl.registry import suggestion
 
 __all__ = [
     "BACKENDS",
-    "LIBRARY",
     "BackendError",
     "BackendStatus",
     "backend_status",
     "choose_backend",
     "numba_threading_layer",
+    "run_op",
     "use_backend",
 ]
 
@@ -38,8 +40,8 @@ BACKENDS = ("reference", "chunkwise", "numba", "cuda")
 
 ENVIRONMENT_VARIABLE = "FWP_RL_KERNELS"
 
-LIBRARY = torch.library.Library("fwp_rl", "FRAGMENT")
-"""Where every op is registered, as ``torch.ops.fwp_rl.<op>``."""
+Backends = Mapping[str, Callable[..., tuple[Tensor, ...]]]
+"""Backend → an op's function on it, with an entry for each backend that the op has."""
 
 _FUSED = {"cpu": "numba", "cuda": "cuda"}
 
@@ -86,25 +88,88 @@ def use_backend(name: str) -> Iterator[None]:
         _override = before
 
 
+def run_op(
+    op: str,
+    table: Backends,
+    arguments: Arguments,
+    *options: Any,
+    optional: Collection[str] = (),
+    cuda_limits: Mapping[str, int],
+    backend: str,
+) -> tuple[Tensor, ...]:
+    """Check an op's arguments and run it: ``table[backend](*tensors, *options)``.
+
+    arguments    name → (tensor, sizes) in the order in which the backends take them; what starts
+                 with B is state; see ``check_arguments``
+    options      what the backends take after the tensors
+    optional     names of arguments that may be None
+    cuda_limits  letter → the largest size that the CUDA kernel takes
+    backend      the caller's wish
+
+    float16 and bfloat16 are computed in float32 and returned as they came, except by the
+    reference, which computes in them, and by CUDA kernels, which read and write bfloat16
+    themselves beside a float32 state. Under autocast, inputs of any float types are cast to
+    float32, and so are the results.
+    """
+    tensors = [x for x, _ in arguments.values()]
+    device = tensors[0].device.type if isinstance(tensors[0], Tensor) else ""
+    autocast = bool(device) and _under_autocast(device)
+    sizes = check_arguments(arguments, optional=optional, one_dtype=not autocast)
+    dtype = torch.float32 if autocast else tensors[0].dtype
+    refusal = _cuda_refusal(sizes, cuda_limits, dtype) if device == "cuda" else ""
+    name = choose_backend(op, table, device, backend, refusal=refusal)
+    run = table[name]
+    if autocast:
+        with torch.autocast(device, enabled=False):
+            return run(*map(_in_float32, tensors), *options)
+    if dtype not in HALF or name == "reference":
+        return run(*tensors, *options)
+    if name == "cuda" and dtype == torch.bfloat16:
+        tensors = [
+            _in_float32(x) if sizes.startswith("B") else x for x, sizes in arguments.values()
+        ]
+    else:
+        tensors = [_in_float32(x) for x in tensors]
+    return tuple(x.to(dtype) for x in run(*tensors, *options))
+
+
+def _under_autocast(device: str) -> bool:
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+
+
+def _in_float32(x: Tensor | None) -> Tensor | None:
+    return x if x is None or not x.is_floating_point() else x.float()
+
+
+def _cuda_refusal(sizes: Mapping[str, int], limits: Mapping[str, int], dtype: torch.dtype) -> str:
+    """Why the CUDA kernel of an op does not take what is given; empty when it does."""
+    if dtype == torch.float64:
+        return "computes in float32, the inputs are float64"
+    for letter, limit in limits.items():
+        if sizes[letter] > limit:
+            return f"takes {letter} up to {limit}, the inputs have {sizes[letter]}"
+    return ""
+
+
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def choose_backend(
-    op: str, table: Mapping[str, Callable[..., Any]], device: str, backend: str = "auto"
+    op: str, table: Backends, device: str, backend: str = "auto", *, refusal: str = ""
 ) -> str:
     """The name of the backend that runs ``op`` on tensors of a device type.
 
-    table    backend → function, with an entry for each backend that the op has
     backend  the caller's wish; "auto" leaves it to use_backend, FWP_RL_KERNELS, then to the device
+    refusal  why the fused kernel of the device does not take these inputs, where it does not
 
     Raises BackendError when a backend asked for by name cannot run, or is none.
     """
     name, source = _asked_for(backend)
+    fused = _FUSED.get(device)
     if name != "auto":
-        reason = _why_not(op, table, device, name)
+        reason = _why_not(op, table, device, name) or (refusal if name == fused else "")
         if reason:
             raise BackendError(f"{op}: backend {name!r} (from {source}) {reason}")
         return name
-    fused = _FUSED.get(device)
-    reason = _why_not(op, table, device, fused) if fused else ""
+    reason = _why_not(op, table, device, fused) or refusal if fused else ""
     if fused and not reason:
         return fused
     fallback = "chunkwise" if "chunkwise" in table else "reference"
@@ -133,7 +198,7 @@ def _known(name: str, source: str) -> str:
     return name
 
 
-def _why_not(op: str, table: Mapping[str, Callable[..., Any]], device: str, backend: str) -> str:
+def _why_not(op: str, table: Backends, device: str, backend: str) -> str:
     """Why a backend cannot run an op on a device; empty when it can."""
     status = _status(backend)
     if not status.available:
@@ -156,7 +221,12 @@ def _status(backend: str) -> BackendStatus:
     if backend == "cuda":
         if not torch.cuda.is_available():
             return BackendStatus(False, "torch finds no CUDA device")
-        return BackendStatus(False, "this version of fwp_rl has no CUDA kernels")
+        from fwp_rl.kernels.cuda_driver import check_available
+
+        try:
+            check_available()
+        except BackendError as error:
+            return BackendStatus(False, str(error))
     return BackendStatus(True)
 
 

@@ -70,6 +70,10 @@ gymnasium.register("Counting-v0", entry_point=Counting, max_episode_steps=10)
 CONFIGS: dict[str, EnvConfig] = {
     "atari-lives": AtariConfig(game="Breakout", max_frames=400),
     "atari-games": AtariConfig(game="Pong", max_frames=120, episodic_life=False, frame_stack=1),
+    "ale-lives": AtariConfig(game="Breakout", backend="ale", max_frames=400),
+    "ale-games": AtariConfig(
+        game="Pong", backend="ale", max_frames=120, episodic_life=False, frame_stack=1
+    ),
     "recall": RecallConfig(min_delay=0, max_delay=4, time_limit=5),
     "recall-distractors": RecallConfig(min_delay=3, max_delay=3, distractors=True),
     "scripted": ScriptedConfig(columns=SCRIPT),

@@ -16,23 +16,81 @@ backward only u is kept; W is replayed, never un-done, for a reset or a decay ca
 
 Both reads of a step share one sweep over the old state: W q = W' q + b (k.q) u. Sizes are
 run-time values on purpose: as constants, LLVM unrolls the inner loops before it vectorises them.
-Optional arrays that were not given come as empty ones.
+Tensors come as the addresses of their memory, 0 for what is not given; such arrays are empty.
 """
-
-from typing import Any
 
 import numba
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from fwp_rl.kernels.numba_runtime import compiled, compiled_parallel, launch
+from fwp_rl.kernels.numba_runtime import (
+    addresses,
+    array_at,
+    compiled,
+    compiled_parallel,
+    contiguous,
+    launch,
+)
 
 __all__ = ["backward", "forward"]
 
-# The kernels are numba's dialect: their types are those of the arrays, float32 or float64.
+ZERO = {torch.float32: np.float32(0), torch.float64: np.float64(0)}
+"""Tells a kernel the type of all its numbers."""
+
+# The kernels are numba's dialect.
 # mypy: disallow-untyped-defs=False, disallow-untyped-calls=False
+
+
+@compiled
+def _inputs(zero, sizes, where):
+    T, B, H, K, V = sizes
+    q, k, v, beta, initial, log_decay, reset = where
+    return (
+        array_at(q, (T, B, H, K), zero),
+        array_at(k, (T, B, H, K), zero),
+        array_at(v, (T, B, H, V), zero),
+        array_at(beta, (T if beta else 0, B, H), zero),
+        array_at(initial, (B, H, V, K), zero),
+        array_at(log_decay, (T if log_decay else 0, B, H), zero),
+        array_at(reset, (T if reset else 0, B), False),
+    )
+
+
+@compiled
+def _outputs(zero, sizes, where):
+    T, B, H, K, V = sizes
+    y, final, u = where
+    return (
+        array_at(y, (T, B, H, V), zero),
+        array_at(final, (B, H, V, K), zero),
+        array_at(u, (T, B, H, V), zero),
+    )
+
+
+@compiled
+def _saved(zero, sizes, where):
+    T, B, H, K, V = sizes
+    u, dy, dfinal = where
+    return (
+        array_at(u, (T, B, H, V), zero),
+        array_at(dy, (T, B, H, V), zero),
+        array_at(dfinal, (B, H, V, K), zero),
+    )
+
+
+@compiled
+def _gradients(zero, sizes, where):
+    T, B, H, K, V = sizes
+    dq, dk, dv, dbeta, dinitial, dlog_decay = where
+    return (
+        array_at(dq, (T, B, H, K), zero),
+        array_at(dk, (T, B, H, K), zero),
+        array_at(dv, (T, B, H, V), zero),
+        array_at(dbeta, (T, B, H), zero),
+        array_at(dinitial, (B, H, V, K), zero),
+        array_at(dlog_decay, (T, B, H), zero),
+    )
 
 
 @compiled
@@ -43,43 +101,59 @@ def _copy(source, target):  # numba's slice assignment is not vectorised
 
 
 @compiled
-def _forward_head(b, h, inputs, outputs):
-    q, k, v, beta, initial, log_decay, reset, delta = inputs
-    y, final, u = outputs
-    resets, decays = reset.size > 0, log_decay.size > 0
-    W = final[b, h]
-    _copy(initial[b, h], W)
+def _step(before, W, vectors, beta, a, delta):
+    """Make W what it is one step later, or what ``before`` is, where that is not None.
+
+    An acting step is bound by memory, so its state is read once; in place, W must be one array.
+    """
+    qt, kt, vt, yt, ut = vectors
+    old = W if before is None else before
     V, K = W.shape
-    zero, one = q.dtype.type(0), q.dtype.type(1)
-    for t in range(q.shape[0]):
-        if resets and reset[t, b]:
-            W[:] = 0
-        a = np.exp(log_decay[t, b, h]) if decays else one
-        qt, kt, vt, yt = q[t, b, h], k[t, b, h], v[t, b, h], y[t, b, h]
-        kq = zero
+    zero = qt.dtype.type(0)
+    kq = zero
+    for j in range(K):
+        kq += kt[j] * qt[j]
+    for i in range(V):
+        wk, wq = zero, zero
         for j in range(K):
-            kq += kt[j] * qt[j]
-        for i in range(V):
-            wk, wq = zero, zero
-            for j in range(K):
-                wk += W[i, j] * kt[j]
-                wq += W[i, j] * qt[j]
-            write = vt[i]
-            if delta:
-                write -= a * wk
-                u[t, b, h, i] = write
-            write *= beta[t, b, h]
-            yt[i] = a * wq + kq * write
-            for j in range(K):
-                W[i, j] = a * W[i, j] + write * kt[j]
+            wk += old[i, j] * kt[j]
+            wq += old[i, j] * qt[j]
+        write = vt[i]
+        if delta:
+            write -= a * wk
+            ut[i] = write
+        write *= beta
+        yt[i] = a * wq + kq * write
+        for j in range(K):
+            W[i, j] = a * old[i, j] + write * kt[j]
 
 
 @compiled
-def _backward_head(b, h, inputs, saved, gradients):
-    q, k, v, beta, initial, log_decay, reset, delta = inputs
+def _forward_head(b, h, inputs, outputs, delta):
+    q, k, v, beta, initial, log_decay, reset = inputs
+    y, final, u = outputs
+    weighted, decays, resets = beta.size > 0, log_decay.size > 0, reset.size > 0
+    W = final[b, h]
+    one = q.dtype.type(1)
+    for t in range(q.shape[0]):
+        vectors = (q[t, b, h], k[t, b, h], v[t, b, h], y[t, b, h], u[t, b, h])
+        beta_t = beta[t, b, h] if weighted else one
+        a = np.exp(log_decay[t, b, h]) if decays else one
+        fresh = resets and reset[t, b]
+        if fresh:
+            W[:] = 0
+        if t == 0 and not fresh:
+            _step(initial[b, h], W, vectors, beta_t, a, delta)
+        else:
+            _step(None, W, vectors, beta_t, a, delta)
+
+
+@compiled
+def _backward_head(b, h, inputs, saved, gradients, delta):
+    q, k, v, beta, initial, log_decay, reset = inputs
     u, dy, dfinal = saved
     dq, dk, dv, dbeta, dinitial, dlog_decay = gradients
-    resets, decays = reset.size > 0, log_decay.size > 0
+    weighted, decays, resets = beta.size > 0, log_decay.size > 0, reset.size > 0
     G = dinitial[b, h]
     _copy(dfinal[b, h], G)
     V, K = G.shape
@@ -88,7 +162,7 @@ def _backward_head(b, h, inputs, saved, gradients):
     for t in range(T - 1, -1, -1):
         a = np.exp(log_decay[t, b, h]) if decays else one
         qt, kt, ut, dyt, dkt = q[t, b, h], k[t, b, h], u[t, b, h], dy[t, b, h], dk[t, b, h]
-        beta_t = beta[t, b, h]
+        beta_t = beta[t, b, h] if weighted else one
         kq, pu = zero, zero
         for j in range(K):
             kq += kt[j] * qt[j]
@@ -105,7 +179,8 @@ def _backward_head(b, h, inputs, saved, gradients):
                 g = G[i, j] + dyt[i] * qt[j]
                 dkt[j] += write * g
                 G[i, j] = a * (g - erase * kt[j])
-        dbeta[t, b, h] = pu
+        if weighted:
+            dbeta[t, b, h] = pu
         if resets and reset[t, b]:
             G[:] = 0
 
@@ -117,10 +192,11 @@ def _backward_head(b, h, inputs, saved, gradients):
         a = np.exp(log_decay[t, b, h]) if decays else one
         qt, kt, ut, dyt, dvt = q[t, b, h], k[t, b, h], u[t, b, h], dy[t, b, h], dv[t, b, h]
         dqt, dkt = dq[t, b, h], dk[t, b, h]
+        beta_t = beta[t, b, h] if weighted else one
         for j in range(K):
             dqt[j] = 0
         for i in range(V):
-            write = beta[t, b, h] * ut[i]
+            write = beta_t * ut[i]
             erase = dvt[i] if delta else zero
             for j in range(K):
                 w = a * W[i, j]
@@ -145,31 +221,37 @@ def _backward_head(b, h, inputs, saved, gradients):
 
 
 @compiled
-def _forward_serial(inputs, outputs):
-    B, H = inputs[0].shape[1:3]
+def _forward_serial(zero, sizes, inputs, outputs, delta):
+    given, results = _inputs(zero, sizes, inputs), _outputs(zero, sizes, outputs)
+    _, B, H, _, _ = sizes
     for n in range(B * H):
-        _forward_head(n // H, n % H, inputs, outputs)
+        _forward_head(n // H, n % H, given, results, delta)
 
 
 @compiled_parallel
-def _forward_parallel(inputs, outputs):
-    B, H = inputs[0].shape[1:3]
+def _forward_parallel(zero, sizes, inputs, outputs, delta):
+    given, results = _inputs(zero, sizes, inputs), _outputs(zero, sizes, outputs)
+    _, B, H, _, _ = sizes
     for n in numba.prange(B * H):
-        _forward_head(n // H, n % H, inputs, outputs)
+        _forward_head(n // H, n % H, given, results, delta)
 
 
 @compiled
-def _backward_serial(inputs, saved, gradients):
-    B, H = inputs[0].shape[1:3]
+def _backward_serial(zero, sizes, inputs, saved, gradients, delta):
+    given, kept = _inputs(zero, sizes, inputs), _saved(zero, sizes, saved)
+    wanted = _gradients(zero, sizes, gradients)
+    _, B, H, _, _ = sizes
     for n in range(B * H):
-        _backward_head(n // H, n % H, inputs, saved, gradients)
+        _backward_head(n // H, n % H, given, kept, wanted, delta)
 
 
 @compiled_parallel
-def _backward_parallel(inputs, saved, gradients):
-    B, H = inputs[0].shape[1:3]
+def _backward_parallel(zero, sizes, inputs, saved, gradients, delta):
+    given, kept = _inputs(zero, sizes, inputs), _saved(zero, sizes, saved)
+    wanted = _gradients(zero, sizes, gradients)
+    _, B, H, _, _ = sizes
     for n in numba.prange(B * H):
-        _backward_head(n // H, n % H, inputs, saved, gradients)
+        _backward_head(n // H, n % H, given, kept, wanted, delta)
 
 
 def forward(
@@ -180,18 +262,22 @@ def forward(
     state: Tensor,
     log_decay: Tensor | None,
     reset: Tensor | None,
-    delta: bool,
+    rule: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """CPU kernel of ``torch.ops.fwp_rl.fast_weight``: y, the state after, and u (empty for sum)."""
+    delta = rule == "delta"
+    inputs = contiguous(q, k, v, beta, state, log_decay, reset)
     y, final = _empty_like(v), _empty_like(state)
-    u = _empty_like(v) if delta else torch.empty((0, 0, 0, 0), dtype=v.dtype)
-    inputs = _arrays(q, k, v, beta, state, log_decay, reset, delta)
+    u = _empty_like(v) if delta else v.new_empty((0,))
     launch(
         _forward_serial,
         _forward_parallel,
         q.shape[0],
-        inputs,
-        (y.numpy(), final.numpy(), u.numpy()),
+        ZERO[q.dtype],
+        (*q.shape, v.shape[3]),
+        addresses(*inputs),
+        addresses(y, final, u),
+        delta,
     )
     return y, final, u
 
@@ -204,56 +290,31 @@ def backward(
     state: Tensor,
     log_decay: Tensor | None,
     reset: Tensor | None,
-    delta: bool,
+    rule: str,
     u: Tensor,
     dy: Tensor,
     dfinal: Tensor,
 ) -> tuple[Tensor, ...]:
     """CPU kernel of ``torch.ops.fwp_rl.fast_weight_backward``: the gradients of q, k, v, beta,
-    state and log_decay (empty where log_decay was not given)."""
-    dbeta = torch.empty(q.shape[:3], dtype=q.dtype)
-    dlog_decay = torch.empty((0, 0, 0), dtype=q.dtype) if log_decay is None else _empty_like(dbeta)
-    like_inputs = (_empty_like(x) for x in (q, k, v))
-    gradients = (*like_inputs, dbeta, _empty_like(state), dlog_decay)
+    state and log_decay (empty where an input was not given)."""
+    delta = rule == "delta"
+    inputs = contiguous(q, k, v, beta, state, log_decay, reset)
+    saved = contiguous(u if delta else v, dy, dfinal)
+    differentiable = (q, k, v, beta, state, log_decay)
+    gradients = tuple(q.new_empty((0,) if x is None else x.shape) for x in differentiable)
     launch(
         _backward_serial,
         _backward_parallel,
         q.shape[0],
-        _arrays(q, k, v, beta, state, log_decay, reset, delta),
-        (_array(u if delta else v), _array(dy), _array(dfinal)),
-        tuple(x.numpy() for x in gradients),
+        ZERO[q.dtype],
+        (*q.shape, v.shape[3]),
+        addresses(*inputs),
+        addresses(*saved),
+        addresses(*gradients),
+        delta,
     )
     return gradients
 
 
-def _arrays(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    beta: Tensor | None,
-    state: Tensor,
-    log_decay: Tensor | None,
-    reset: Tensor | None,
-    delta: bool,
-) -> tuple[Any, ...]:
-    queries = _array(q)
-    return (
-        queries,
-        _array(k),
-        _array(v),
-        np.ones(q.shape[:3], queries.dtype) if beta is None else _array(beta),
-        _array(state),
-        np.empty((0, 0, 0), queries.dtype) if log_decay is None else _array(log_decay),
-        np.empty((0, 0), np.bool_) if reset is None else _array(reset),
-        delta,
-    )
-
-
 def _empty_like(x: Tensor) -> Tensor:
     return torch.empty_like(x, memory_format=torch.contiguous_format)
-
-
-def _array(x: Tensor) -> NDArray[Any]:
-    if x.requires_grad:
-        x = x.detach()
-    return x.contiguous().numpy()

@@ -117,13 +117,11 @@ def test_compiles_into_one_graph(make_inputs, outcome, assert_close, backend, ru
             )
 
 
-@pytest.mark.parametrize("delta", [True, False])
+@pytest.mark.parametrize("rule", ["delta", "sum"])
 @pytest.mark.parametrize("optional", [True, False])
-def test_registration(make_inputs, delta, optional):
-    inputs = make_inputs(decay=optional, beta=optional or delta, reset=some_resets)
-    arguments = (
-        (*inputs.values(), delta) if optional else (*list(inputs.values())[:-1], None, delta)
-    )
+def test_registration(make_inputs, rule, optional):
+    inputs = make_inputs(decay=optional, beta=optional or rule == "delta", reset=some_resets)
+    arguments = (*inputs.values(), rule) if optional else (*list(inputs.values())[:-1], None, rule)
     forward = torch.ops.fwp_rl.fast_weight.default
     torch.library.opcheck(forward, arguments)
     y, state, u = (x.detach() for x in forward(*arguments))

@@ -1,0 +1,184 @@
+// What the kernels share: scalar types, shared memory, sums over lanes, a matrix held in registers.
+//
+// The same text is compiled by NVRTC for a GPU and by g++ against host/emulator.h. So a kernel uses
+// threadIdx.x, blockIdx.x, __syncthreads, __shfl_xor_sync with a full mask and dynamic shared
+// memory, and nothing else of CUDA; whole warps alone, and no header but its neighbours.
+#pragma once
+
+#ifndef FWP_RL_EMULATOR
+extern __shared__ __align__(16) unsigned char shared_memory[];
+
+// The block's shared memory, laid out as a struct of Real<IO>, whose size the launch states.
+template <class Layout> __device__ __forceinline__ Layout& shared() {
+  return *reinterpret_cast<Layout*>(shared_memory);
+}
+#endif
+
+// Inputs and outputs are float or bf16 (double in the emulator). States, sums and all that is
+// kept between two passes are Real<IO>.
+struct bf16 {
+  unsigned short bits;
+};
+
+template <class IO> struct RealOf {
+  using type = IO;
+};
+template <> struct RealOf<bf16> {
+  using type = float;
+};
+template <class IO> using Real = typename RealOf<IO>::type;
+
+__device__ __forceinline__ double widen(double x) { return x; }
+__device__ __forceinline__ float widen(float x) { return x; }
+__device__ __forceinline__ float widen(bf16 x) {
+  return __uint_as_float(static_cast<unsigned>(x.bits) << 16);
+}
+
+__device__ __forceinline__ void narrow(double x, double& out) { out = x; }
+__device__ __forceinline__ void narrow(float x, float& out) { out = x; }
+__device__ __forceinline__ void narrow(float x, bf16& out) {  // to the nearest, ties to even
+  const unsigned bits = __float_as_uint(x);
+  const bool nan = (bits & 0x7fffffffu) > 0x7f800000u;
+  out.bits = nan ? 0x7fffu : (bits + 0x7fffu + (bits >> 16 & 1u)) >> 16;
+}
+
+// The sum of x over LANES neighbouring lanes, in each of them.
+template <int LANES, class S> __device__ __forceinline__ S sum_over_lanes(S x) {
+#pragma unroll
+  for (int distance = LANES / 2; distance > 0; distance /= 2)
+    x += __shfl_xor_sync(0xffffffffu, x, distance);
+  return x;
+}
+
+// `count` vectors of `size` <= SIZE numbers, at first, first + stride, ...; padded with zeros.
+template <int THREADS, int SIZE, class S, class IO>
+__device__ __forceinline__ void stage(S (*rows)[SIZE], int count, const IO* first, long long stride,
+                                      int size) {
+  constexpr int ACROSS = SIZE < THREADS ? SIZE : THREADS;
+#pragma unroll
+  for (int i = threadIdx.x % ACROSS; i < SIZE; i += ACROSS)
+#pragma unroll 2
+    for (int n = threadIdx.x / ACROSS; n < count; n += THREADS / ACROSS)
+      rows[n][i] = i < size ? widen(first[n * stride + i]) : S(0);
+}
+
+// out[n] = x[n].y[n] for `count` staged vectors, by whole warps.
+template <int THREADS, int SIZE, class S>
+__device__ __forceinline__ void dots(S* out, const S (*x)[SIZE], const S (*y)[SIZE], int count) {
+  const int lane = threadIdx.x % 32;
+  for (int n = threadIdx.x / 32; n < count; n += THREADS / 32) {
+    S sum = 0;
+    for (int i = lane; i < SIZE; i += 32) sum += x[n][i] * y[n][i];
+    sum = sum_over_lanes<32>(sum);
+    if (lane == 0) out[n] = sum;
+  }
+}
+
+// Four numbers that are read or written at once, where they lie at a multiple of their size.
+template <class S> struct alignas(4 * sizeof(S)) Four {
+  S x[4];
+};
+
+template <class S> __device__ __forceinline__ bool in_fours(const S* matrix, int row_size) {
+  return row_size % 4 == 0 && reinterpret_cast<unsigned long long>(matrix) % sizeof(Four<S>) == 0;
+}
+
+// An R x C matrix in the registers of a block: each thread holds ROWS rows of COLS columns, and
+// LANES neighbouring lanes share their rows. Columns are dealt out four at a time, so that the
+// lanes of a group read neighbouring words of shared memory. Products are reduced along lanes
+// alone: no atomics, one order of summation.
+template <class S, int R, int C, int THREADS> struct Tile {
+  static constexpr int LANES = C >= 32 ? C / 16 : 2;
+  static constexpr int ROWS = R * LANES / THREADS;
+  static constexpr int COLS = C / LANES;
+  static_assert(ROWS * THREADS == R * LANES && COLS % 4 == 0, "threads do not divide the tile");
+
+  S w[ROWS][COLS];
+
+  static __device__ __forceinline__ int lane() { return threadIdx.x % LANES; }
+  static __device__ __forceinline__ int row(int r) { return threadIdx.x / LANES * ROWS + r; }
+  static __device__ __forceinline__ int col(int c) { return (c / 4 * LANES + lane()) * 4 + c % 4; }
+
+  // From a matrix of rows x cols in memory, or of cols x rows where TRANSPOSED; zero beyond it.
+  template <bool TRANSPOSED>
+  __device__ __forceinline__ void load(const S* matrix, int rows, int cols) {
+    const bool fours = !TRANSPOSED && in_fours(matrix, cols);
+#pragma unroll
+    for (int r = 0; r < ROWS; r++)
+#pragma unroll
+      for (int c = 0; c < COLS; c += 4)
+        if (fours) {
+          Four<S> four = {};
+          if (row(r) < rows && col(c) < cols)
+            four = reinterpret_cast<const Four<S>&>(at<false>(matrix, rows, cols, r, c));
+#pragma unroll
+          for (int n = 0; n < 4; n++) w[r][c + n] = four.x[n];
+        } else {
+#pragma unroll
+          for (int n = c; n < c + 4; n++)
+            w[r][n] =
+                row(r) < rows && col(n) < cols ? at<TRANSPOSED>(matrix, rows, cols, r, n) : S(0);
+        }
+  }
+
+  template <bool TRANSPOSED>
+  __device__ __forceinline__ void store(S* matrix, int rows, int cols) const {
+    const bool fours = !TRANSPOSED && in_fours(matrix, cols);
+#pragma unroll
+    for (int r = 0; r < ROWS; r++)
+#pragma unroll
+      for (int c = 0; c < COLS; c += 4)
+        if (fours) {
+          const Four<S> four = {w[r][c], w[r][c + 1], w[r][c + 2], w[r][c + 3]};
+          if (row(r) < rows && col(c) < cols)
+            reinterpret_cast<Four<S>&>(at<false>(matrix, rows, cols, r, c)) = four;
+        } else {
+#pragma unroll
+          for (int n = c; n < c + 4; n++)
+            if (row(r) < rows && col(n) < cols) at<TRANSPOSED>(matrix, rows, cols, r, n) = w[r][n];
+        }
+  }
+
+  template <bool TRANSPOSED, class Number>
+  static __device__ __forceinline__ Number& at(Number* matrix, int rows, int cols, int r, int c) {
+    return TRANSPOSED ? (matrix + col(c) * rows)[row(r)] : (matrix + row(r) * cols)[col(c)];
+  }
+
+  // W *= factor, in which zero clears what is not finite too. (A choice between the product and a
+  // zero costs the compiler a second copy of W, and spills.)
+  __device__ __forceinline__ void fade(S factor) {
+    if (factor != S(1))
+#pragma unroll
+      for (int r = 0; r < ROWS; r++)
+#pragma unroll
+        for (int c = 0; c < COLS; c++) w[r][c] *= factor;
+    if (factor == S(0))
+#pragma unroll
+      for (int r = 0; r < ROWS; r++)
+#pragma unroll
+        for (int c = 0; c < COLS; c++) w[r][c] = w[r][c] != w[r][c] ? S(0) : w[r][c];
+  }
+
+  // The thread's columns of a vector.
+  static __device__ __forceinline__ void pick(S (&mine)[COLS], const S* vector) {
+#pragma unroll
+    for (int c = 0; c < COLS; c++) mine[c] = vector[col(c)];
+  }
+
+  // The thread's rows of W x, in every lane of the group.
+  __device__ __forceinline__ void times(S (&out)[ROWS], const S (&x)[COLS]) const {
+#pragma unroll
+    for (int r = 0; r < ROWS; r++) {
+      S sum = 0;
+#pragma unroll
+      for (int c = 0; c < COLS; c++) sum += w[r][c] * x[c];
+      out[r] = sum_over_lanes<LANES>(sum);
+    }
+  }
+
+  // Row r of W += a x^T.
+  __device__ __forceinline__ void add(int r, S a, const S (&x)[COLS]) {
+#pragma unroll
+    for (int c = 0; c < COLS; c++) w[r][c] += a * x[c];
+  }
+};

@@ -1,0 +1,155 @@
+"""Launches compiled kernels through the CUDA driver, on torch's current stream.
+
+A kernel's one argument is a struct of pointers and 64-bit integers, so a launch packs a list of
+integers and makes three calls of the driver. Kernels are loaded once per device. A launch can be
+captured into a CUDA graph, but loading cannot: call the op once before.
+"""
+
+import ctypes
+import threading
+from array import array
+from collections.abc import Sequence
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from fwp_rl.kernels.dispatch import BackendError
+from fwp_rl.kernels.nvrtc import SCALARS, Kernel, cubin, nvrtc_version
+
+__all__ = ["check_available", "driver", "launch"]
+
+# Names and values of cuda.h.
+CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR = 75
+CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR = 76
+CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN = 97
+CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES = 8
+
+_functions: dict[tuple[Kernel, torch.dtype, int], tuple[ctypes.c_void_p, ctypes.c_void_p]] = {}
+_loading = threading.Lock()
+
+
+def launch(
+    kernel: Kernel, like: Tensor, blocks: int, arguments: Sequence[Tensor | int | None]
+) -> None:
+    """Start a kernel on the device of ``like``, whose dtype is that of its inputs and outputs.
+
+    arguments  the fields of the kernel's struct in their order: contiguous tensors, None for a
+               null pointer, integers
+    """
+    device = like.device.index or 0
+    stream = _current_stream(device)
+    loaded = _functions.get((kernel, like.dtype, device))
+    context, function = loaded or _load(kernel, like.dtype, device, stream)
+    packed = array(
+        "q", [x if isinstance(x, int) else 0 if x is None else x.data_ptr() for x in arguments]
+    )
+    struct = (ctypes.c_void_p * 1)(packed.buffer_info()[0])
+    cuda = driver()
+    _check(cuda.cuCtxPushCurrent_v2(context), "cuCtxPushCurrent")
+    try:
+        status = cuda.cuLaunchKernel(
+            function, blocks, 1, 1, kernel.threads, 1, 1, 4 * kernel.shared, stream, struct, None
+        )
+    finally:
+        cuda.cuCtxPopCurrent_v2(ctypes.byref(ctypes.c_void_p()))
+    _check(status, f"launching {kernel.name}")
+
+
+def check_available() -> None:
+    """Raise BackendError, which says why, where kernels can be neither compiled nor launched."""
+    driver()
+    nvrtc_version()
+
+
+@cache
+def driver() -> ctypes.CDLL:
+    """The driver's library, started. Raises BackendError where there is none."""
+    name = _driver_library()
+    try:
+        cuda = ctypes.CDLL(name)
+    except OSError as error:
+        raise BackendError(f"the CUDA driver cannot be loaded: {error}") from None
+    pointer, unsigned = ctypes.c_void_p, ctypes.c_uint
+    cuda.cuCtxPushCurrent_v2.argtypes = [pointer]
+    cuda.cuLaunchKernel.argtypes = [pointer, *[unsigned] * 7, pointer, pointer, pointer]
+    cuda.cuStreamIsCapturing.argtypes = [pointer, pointer]
+    cuda.cuModuleGetFunction.argtypes = [pointer, pointer, ctypes.c_char_p]
+    cuda.cuFuncSetAttribute.argtypes = [pointer, ctypes.c_int, ctypes.c_int]
+    status = cuda.cuInit(0)
+    if status:
+        raise BackendError(f"the CUDA driver does not start (cuInit gives {status})")
+    return cuda
+
+
+def _driver_library() -> str:
+    return "libcuda.so.1"
+
+
+def _current_stream(device: int) -> int:
+    """Address of torch's current stream, without the object that torch.cuda makes around it."""
+    return torch._C._cuda_getCurrentRawStream(device)
+
+
+def _load(
+    kernel: Kernel, dtype: torch.dtype, device: int, stream: int
+) -> tuple[ctypes.c_void_p, ctypes.c_void_p]:
+    """Compile or read a kernel, load it on a device: the device's context, the function."""
+    cuda = driver()
+    capturing = ctypes.c_int()
+    _check(cuda.cuStreamIsCapturing(stream, ctypes.byref(capturing)), "cuStreamIsCapturing")
+    if capturing.value:
+        raise BackendError(
+            f"{kernel.name} is used for the first time while a CUDA graph is captured, and cannot "
+            "be loaded then; call the op once with these sizes before the capture"
+        )
+    with _loading:
+        if (kernel, dtype, device) not in _functions:
+            _functions[kernel, dtype, device] = _load_anew(kernel, SCALARS[dtype], device)
+        return _functions[kernel, dtype, device]
+
+
+def _load_anew(kernel: Kernel, scalar: str, device: int) -> tuple[ctypes.c_void_p, ctypes.c_void_p]:
+    cuda = driver()
+    context, module, function = ctypes.c_void_p(), ctypes.c_void_p(), ctypes.c_void_p()
+    _check(cuda.cuDevicePrimaryCtxRetain(ctypes.byref(context), device), "cuDevicePrimaryCtxRetain")
+    major = _attribute(CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, device)
+    minor = _attribute(CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR, device)
+    limit = _attribute(CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN, device)
+    if 4 * kernel.shared > limit:
+        raise BackendError(
+            f"{kernel.expression(scalar)} needs {4 * kernel.shared} bytes of shared memory a "
+            f"block, this GPU has {limit}"
+        )
+    made = cubin(kernel, scalar, f"sm_{major}{minor}")
+    _check(cuda.cuCtxPushCurrent_v2(context), "cuCtxPushCurrent")
+    try:
+        _check(cuda.cuModuleLoadData(ctypes.byref(module), made.code), f"loading {kernel.name}")
+        _check(
+            cuda.cuModuleGetFunction(ctypes.byref(function), module, made.symbol.encode()),
+            f"finding {kernel.name}",
+        )
+        _check(
+            cuda.cuFuncSetAttribute(
+                function, CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, 4 * kernel.shared
+            ),
+            f"shared memory for {kernel.name}",
+        )
+    finally:
+        cuda.cuCtxPopCurrent_v2(ctypes.byref(ctypes.c_void_p()))
+    return context, function
+
+
+def _attribute(attribute: int, device: int) -> int:
+    value = ctypes.c_int()
+    status = driver().cuDeviceGetAttribute(ctypes.byref(value), attribute, device)
+    _check(status, "cuDeviceGetAttribute")
+    return value.value
+
+
+def _check(status: int, what: str) -> None:
+    if status:
+        name = ctypes.c_char_p()
+        driver().cuGetErrorName(status, ctypes.byref(name))
+        given = name.value.decode() if name.value else f"error {status}"
+        raise BackendError(f"CUDA driver: {what}: {given}")

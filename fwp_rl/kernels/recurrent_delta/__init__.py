@@ -1,0 +1,106 @@
+"""A fast weight matrix whose queries, keys, values and rate also depend on its own last output.
+
+    W, y_prev <- 0                            where reset
+    s    = tanh(y_prev)
+    q, k = softmax(xq + R_q s), softmax(xk + R_k s)
+    v    = xv + R_v s
+    beta = sigmoid(xb + r_b.s)
+    W   <- W + beta (v - W k) k^T             the delta rule
+    y    = W q                                y is the next step's y_prev
+
+The Recurrent Delta Net of "Going Beyond Linear Transformers with Recurrent Fast Weight
+Programmers" (Irie et al., 2021). R_q, R_k, R_v and r_b are slow weights, one of each per head.
+"""
+
+from torch import Tensor
+
+from fwp_rl.kernels.dispatch import run_op
+from fwp_rl.kernels.inputs import check_state
+from fwp_rl.kernels.recurrent_delta.reference import recurrent_delta_reference
+from fwp_rl.kernels.registration import register
+
+__all__ = ["recurrent_delta"]
+
+
+def recurrent_delta(
+    xq: Tensor,
+    xk: Tensor,
+    xv: Tensor,
+    xb: Tensor,
+    R_q: Tensor,
+    R_k: Tensor,
+    R_v: Tensor,
+    r_b: Tensor,
+    state: tuple[Tensor, Tensor],
+    *,
+    reset: Tensor | None = None,
+    backend: str = "auto",
+) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    """Run T steps of a recurrent delta net, with exact gradients for every input.
+
+    xq, xk    [T, B, H, K]  what the step's input gives to query and key, before their softmax
+    xv        [T, B, H, V]  ... to the value
+    xb        [T, B, H]     ... to the write strength, before its sigmoid
+    R_q, R_k  [H, K, V]
+    R_v       [H, V, V]
+    r_b       [H, V]
+    state     W [B, H, V, K] and y_prev [B, H, V] before step 0; not changed, not aliased by the
+              result
+    reset     [T, B] bool   W and y_prev are zeroed *before* step t; None means never
+    backend   "auto", "reference", "numba"; see ``fwp_rl.kernels.dispatch``
+    returns   y [T, B, H, V] and the state after the last step, of the inputs' dtype
+
+    Dtypes and autocast as in ``fast_weight``; gradients of gradients: reference only. Raises
+    TypeError, ValueError or BackendError, in one line.
+    """
+    W, y_prev = check_state(state, "W", "y_prev")
+    y, W, y_prev = run_op(
+        "recurrent_delta",
+        TABLE,
+        {
+            "xq": (xq, "T B H K"),
+            "xk": (xk, "T B H K"),
+            "xv": (xv, "T B H V"),
+            "xb": (xb, "T B H"),
+            "R_q": (R_q, "H K V"),
+            "R_k": (R_k, "H K V"),
+            "R_v": (R_v, "H V V"),
+            "r_b": (r_b, "H V"),
+            "W": (W, "B H V K"),
+            "y_prev": (y_prev, "B H V"),
+            "reset": (reset, "T B"),
+        },
+        optional=("reset",),
+        cuda_limits={},
+        backend=backend,
+    )
+    return y, (W, y_prev)
+
+
+def _fake(
+    xq: Tensor,
+    xk: Tensor,
+    xv: Tensor,
+    xb: Tensor,
+    R_q: Tensor,
+    R_k: Tensor,
+    R_v: Tensor,
+    r_b: Tensor,
+    W: Tensor,
+    y_prev: Tensor,
+    reset: Tensor | None,
+) -> tuple[Tensor, ...]:
+    results = xv.new_empty(xv.shape), W.new_empty(W.shape), y_prev.new_empty(y_prev.shape)
+    return *results, *(W.new_empty(x.shape) for x in (xv, xq, xk, xb, xv))
+
+
+_fused = register(
+    __name__,
+    inputs="Tensor xq, Tensor xk, Tensor xv, Tensor xb, Tensor R_q, Tensor R_k, Tensor R_v, "
+    "Tensor r_b, Tensor W, Tensor y_prev, Tensor? reset",
+    outputs="y, W, y_prev",
+    saved="s, q, k, beta, u",
+    fake=_fake,
+)
+
+TABLE = {"reference": recurrent_delta_reference, "numba": _fused}

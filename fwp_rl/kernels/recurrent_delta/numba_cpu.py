@@ -1,0 +1,324 @@
+"""The recurrent-delta op on CPU: one fused loop per head, forward and backward."""
+
+from typing import Any
+
+import numba
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fwp_rl.kernels.numba_runtime import compiled, compiled_parallel, launch
+
+__all__ = ["backward", "forward"]
+
+# The kernels are numba's dialect: their types are those of the arrays, float32 or float64.
+# mypy: disallow-untyped-defs=False, disallow-untyped-calls=False
+
+CHUNK = 16
+
+
+@compiled
+def _copy(x, y):  # numba's slice assignments are slow, and slow to compile
+    for j in range(x.size):
+        y[j] = x[j]
+
+
+@compiled
+def _clear(x):
+    for j in range(x.size):
+        x[j] = 0
+
+
+@compiled
+def _copy_matrix(x, y):
+    for i in range(x.shape[0]):
+        _copy(x[i], y[i])
+
+
+@compiled
+def _clear_matrix(x):
+    for i in range(x.shape[0]):
+        _clear(x[i])
+
+
+@compiled
+def _dot(x, y):
+    total = x.dtype.type(0)
+    for j in range(x.size):
+        total += x[j] * y[j]
+    return total
+
+
+@compiled
+def _add_product(M, x, y):
+    """y += M x"""
+    for i in range(M.shape[0]):
+        y[i] += _dot(M[i], x)
+
+
+@compiled
+def _add_transposed_product(M, x, y):
+    """y += M^T x"""
+    for i in range(M.shape[0]):
+        for j in range(M.shape[1]):
+            y[j] += x[i] * M[i, j]
+
+
+@compiled
+def _softmax(x):
+    peak = x[0]
+    for j in range(x.size):
+        peak = max(peak, x[j])
+    total = x.dtype.type(0)
+    for j in range(x.size):
+        x[j] = np.exp(x[j] - peak)
+        total += x[j]
+    for j in range(x.size):
+        x[j] /= total
+
+
+@compiled
+def _softmax_adjoint(y, dy):
+    """dy becomes the gradient of what y is the softmax of."""
+    mean = _dot(y, dy)
+    for j in range(y.size):
+        dy[j] = y[j] * (dy[j] - mean)
+
+
+@compiled
+def _forward_head(b, h, inputs, outputs):
+    xq, xk, xv, xb, R_q, R_k, R_v, r_b, W_0, y_0, reset = inputs
+    y, W_last, y_last, s, q, k, beta, u = outputs
+    W, y_prev = W_last[b, h], y_last[b, h]
+    _copy_matrix(W_0[b, h], W)
+    _copy(y_0[b, h], y_prev)
+    V, K = W.shape
+    zero, one, two = W.dtype.type(0), W.dtype.type(1), W.dtype.type(2)
+    v = np.empty(V, W.dtype)
+    for t in range(xq.shape[0]):
+        if reset.size > 0 and reset[t, b]:
+            _clear_matrix(W)
+            _clear(y_prev)
+        s_t, q_t, k_t, u_t = s[t, b, h], q[t, b, h], k[t, b, h], u[t, b, h]
+        for i in range(V):
+            s_t[i] = one - two / (np.exp(two * y_prev[i]) + one)
+        _copy(xq[t, b, h], q_t)
+        _copy(xk[t, b, h], k_t)
+        _copy(xv[t, b, h], v)
+        _add_product(R_q[h], s_t, q_t)
+        _add_product(R_k[h], s_t, k_t)
+        _add_product(R_v[h], s_t, v)
+        _softmax(q_t)
+        _softmax(k_t)
+        rate = one / (one + np.exp(-xb[t, b, h] - _dot(r_b[h], s_t)))
+        beta[t, b, h] = rate
+        kq = _dot(k_t, q_t)
+        for i in range(V):
+            wk, wq = zero, zero
+            for j in range(K):
+                wk += W[i, j] * k_t[j]
+                wq += W[i, j] * q_t[j]
+            u_t[i] = v[i] - wk
+            write = rate * u_t[i]
+            y_prev[i] = wq + kq * write
+            for j in range(K):
+                W[i, j] += write * k_t[j]
+        _copy(y_prev, y[t, b, h])
+
+
+@compiled
+def _last_resets(b, T, reset):
+    """The last step up to every step that began with a reset, -1 where there was none."""
+    last = np.full(T, -1)
+    for t in range(T):
+        if reset.size > 0 and reset[t, b]:
+            last[t] = t
+        elif t > 0:
+            last[t] = last[t - 1]
+    return last
+
+
+@compiled
+def _chunk_starts(b, h, k, beta, u, W_0, reset):
+    """W before the first step of every chunk, [chunks, V, K]."""
+    T = k.shape[0]
+    V, K = W_0.shape[2:]
+    W = np.empty(((T - 1) // CHUNK + 1, V, K), k.dtype)
+    _copy_matrix(W_0[b, h], W[0])
+    for n in range(1, W.shape[0]):
+        _copy_matrix(W[n - 1], W[n])
+        for t in range((n - 1) * CHUNK, n * CHUNK):
+            if reset.size > 0 and reset[t, b]:
+                _clear_matrix(W[n])
+            for i in range(V):
+                write = beta[t, b, h] * u[t, b, h, i]
+                for j in range(K):
+                    W[n, i, j] += write * k[t, b, h, j]
+    return W
+
+
+@compiled
+def _backward_head(b, h, inputs, saved, gradients):
+    R_q, R_k, R_v, r_b, W_0, reset = inputs
+    s, q, k, beta, u, dy, dW_last, dy_last = saved
+    dxq, dxk, dxv, dxb, dW_0, dy_0 = gradients
+    T = q.shape[0]
+    zero, one = q.dtype.type(0), q.dtype.type(1)
+    G, dy_t = dW_0[b, h], dy_0[b, h]
+    _copy_matrix(dW_last[b, h], G)
+    _copy(dy_last[b, h], dy_t)
+    V, K = G.shape
+    ds = np.empty(V, q.dtype)
+    starts = _chunk_starts(b, h, k, beta, u, W_0, reset)
+    last_reset = _last_resets(b, T, reset)
+    for t in range(T - 1, -1, -1):
+        start = t // CHUNK * CHUNK
+        W = starts[t // CHUNK]
+        since = max(start, last_reset[t])
+        live = last_reset[t] < start
+        fresh = last_reset[t] == t
+        q_t, k_t, u_t, rate = q[t, b, h], k[t, b, h], u[t, b, h], beta[t, b, h]
+        dq, dk, dv = dxq[t, b, h], dxk[t, b, h], dxv[t, b, h]
+        for i in range(V):
+            dy_t[i] += dy[t, b, h, i]
+        kq = _dot(k_t, q_t)
+        _clear(dq)
+        _clear(dk)
+        pu = zero
+        for i in range(V):
+            p = dy_t[i] * kq
+            for j in range(K):
+                p += G[i, j] * k_t[j]
+            pu += p * u_t[i]
+            dv[i] = rate * p
+            write = rate * u_t[i]
+            for j in range(K):
+                g = G[i, j] + dy_t[i] * q_t[j]
+                dk[j] += write * g
+                G[i, j] = g - dv[i] * k_t[j]
+            if live:
+                for j in range(K):
+                    dq[j] += dy_t[i] * W[i, j]
+                    dk[j] -= dv[i] * W[i, j]
+        for r in range(since, t + 1):
+            read = beta[r, b, h] * _dot(u[r, b, h], dy_t)
+            for j in range(K):
+                dq[j] += read * k[r, b, h, j]
+        for r in range(since, t):
+            erased = beta[r, b, h] * _dot(u[r, b, h], dv)
+            for j in range(K):
+                dk[j] -= erased * k[r, b, h, j]
+        _softmax_adjoint(q_t, dq)
+        _softmax_adjoint(k_t, dk)
+        db = pu * rate * (one - rate)
+        dxb[t, b, h] = db
+        if fresh:
+            _clear_matrix(G)
+            _clear(dy_t)
+        else:
+            for i in range(V):
+                ds[i] = db * r_b[h, i]
+            _add_transposed_product(R_q[h], dq, ds)
+            _add_transposed_product(R_k[h], dk, ds)
+            _add_transposed_product(R_v[h], dv, ds)
+            for i in range(V):
+                dy_t[i] = ds[i] * (one - s[t, b, h, i] * s[t, b, h, i])
+
+
+@compiled
+def _forward_serial(inputs, outputs):
+    B, H = inputs[0].shape[1:3]
+    for n in range(B * H):
+        _forward_head(n % B, n // B, inputs, outputs)
+
+
+@compiled_parallel
+def _forward_parallel(inputs, outputs):
+    B, H = inputs[0].shape[1:3]
+    for n in numba.prange(B * H):
+        _forward_head(n % B, n // B, inputs, outputs)
+
+
+@compiled
+def _backward_serial(inputs, saved, gradients):
+    B, H = saved[0].shape[1:3]
+    for n in range(B * H):
+        _backward_head(n % B, n // B, inputs, saved, gradients)
+
+
+@compiled_parallel
+def _backward_parallel(inputs, saved, gradients):
+    B, H = saved[0].shape[1:3]
+    for n in numba.prange(B * H):
+        _backward_head(n % B, n // B, inputs, saved, gradients)
+
+
+def forward(
+    xq: Tensor,
+    xk: Tensor,
+    xv: Tensor,
+    xb: Tensor,
+    R_q: Tensor,
+    R_k: Tensor,
+    R_v: Tensor,
+    r_b: Tensor,
+    W: Tensor,
+    y_prev: Tensor,
+    reset: Tensor | None,
+) -> tuple[Tensor, ...]:
+    """CPU kernel of ``torch.ops.fwp_rl.recurrent_delta``: y, the W and the y after; of every step
+    s, q, k, beta and u."""
+    results = tuple(map(_empty_like, (xv, W, y_prev, xv, xq, xk, xb, xv)))
+    inputs = (*map(_array, (xq, xk, xv, xb, R_q, R_k, R_v, r_b, W, y_prev)), _flags(reset))
+    launch(
+        _forward_serial, _forward_parallel, xq.shape[0], inputs, tuple(x.numpy() for x in results)
+    )
+    return results
+
+
+def backward(
+    xq: Tensor,
+    xk: Tensor,
+    xv: Tensor,
+    xb: Tensor,
+    R_q: Tensor,
+    R_k: Tensor,
+    R_v: Tensor,
+    r_b: Tensor,
+    W: Tensor,
+    y_prev: Tensor,
+    reset: Tensor | None,
+    s: Tensor,
+    *saved: Tensor,
+) -> tuple[Tensor, ...]:
+    """CPU kernel of ``torch.ops.fwp_rl.recurrent_delta_backward``: the gradients of all inputs.
+
+    saved  of every step q, k, beta, u and dy; the gradients of the W and the y after
+    """
+    gradients = tuple(map(_empty_like, (xq, xk, xv, xb, W, y_prev)))
+    launch(
+        _backward_serial,
+        _backward_parallel,
+        xq.shape[0],
+        (*map(_array, (R_q, R_k, R_v, r_b, W)), _flags(reset)),
+        tuple(map(_array, (s, *saved))),
+        tuple(x.numpy() for x in gradients),
+    )
+    dq, dk, dv, db, dW, dy_prev = gradients
+    slow = (torch.einsum("tbhi,tbhj->hij", x, s) for x in (dq, dk, dv))
+    return dq, dk, dv, db, *slow, torch.einsum("tbh,tbhj->hj", db, s), dW, dy_prev
+
+
+def _flags(reset: Tensor | None) -> NDArray[Any]:
+    return np.empty((0, 0), np.bool_) if reset is None else _array(reset)
+
+
+def _empty_like(x: Tensor) -> Tensor:
+    return torch.empty_like(x, memory_format=torch.contiguous_format)
+
+
+def _array(x: Tensor) -> NDArray[Any]:
+    if x.requires_grad:
+        x = x.detach()
+    return x.contiguous().numpy()

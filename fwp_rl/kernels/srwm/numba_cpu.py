@@ -1,0 +1,458 @@
+"""The self-referential weight matrix on CPU: one fused loop per head, forward and backward.
+
+The four blocks are rows of one matrix M = W + dW, and each row i has the rate of its block,
+beta_i. With s = softmax(x), q and k after their softmax, d = q - k, a step is
+
+    r = M s = [y, q, k, b before their maps];   e = M d;   M <- M + (beta e) k^T
+
+Adjoint equations, G the gradient of M after the step, dy the one of y:
+
+    p = G k;  de = beta p;  dbeta_g = sum of p e over the rows of block g
+    G += de d^T;  dq = M^T de;  dk = G^T (beta e) - dq        (G before its own change)
+    dr = [dy, softmax'(dq), softmax'(dk), dbeta beta (1 - beta)]
+    G += dr s^T;  ds = M^T dr;  dx = softmax'(ds)             (then G is that of M before the step)
+
+A reset makes M of W alone: G goes on to dW <- 0, so it stops there. W is in M at every step, so its
+gradient is the sum of what the steps add to G. So G starts from zero, and the gradient F of the
+final state is kept beside it: F + G stands for G in p and dk of the steps after the last reset.
+
+dr is made of M^T de, so M is wanted while time runs backward. It is neither kept nor un-done: it is
+a sum over the steps since the last reset, where it was W, or since the start of a chunk of 32
+steps, where it was M_0,
+
+    M_t = M_0 + sum_{r<t} (beta_r e_r) k_r^T,
+
+so products with M^T cost two short vectors per earlier step of the chunk. M_0 of every chunk is
+made by one replay, in memory that one head at a time uses.
+
+Sizes are run-time values on purpose: as constants, LLVM unrolls the inner loops before it
+vectorises them. A reset that was not given comes as an empty array.
+"""
+
+from typing import Any
+
+import numba
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fwp_rl.kernels.numba_runtime import compiled, compiled_parallel, launch
+
+__all__ = ["backward", "forward"]
+
+# The kernels are numba's dialect: their types are those of the arrays, float32 or float64.
+# mypy: disallow-untyped-defs=False, disallow-untyped-calls=False
+
+CHUNK = 32
+
+
+@compiled
+def _clear(x):  # numba's slice assignments are slow, and slow to compile
+    for j in range(x.size):
+        x[j] = 0
+
+
+@compiled
+def _clear_matrix(x):
+    for i in range(x.shape[0]):
+        _clear(x[i])
+
+
+@compiled
+def _copy_matrix(source, target):
+    for i in range(target.shape[0]):
+        for j in range(target.shape[1]):
+            target[i, j] = source[i, j]
+
+
+@compiled
+def _add_matrix(source, target):
+    for i in range(target.shape[0]):
+        for j in range(target.shape[1]):
+            target[i, j] += source[i, j]
+
+
+@compiled
+def _any(x):
+    for i in range(x.shape[0]):
+        for j in range(x.shape[1]):
+            if x[i, j] != 0:
+                return True
+    return False
+
+
+@compiled
+def _dot(x, y):
+    total = x.dtype.type(0)
+    for j in range(x.size):
+        total += x[j] * y[j]
+    return total
+
+
+@compiled
+def _softmax(x, y):
+    peak = x[0]
+    for j in range(x.size):
+        peak = max(peak, x[j])
+    total = x.dtype.type(0)
+    for j in range(x.size):
+        y[j] = np.exp(x[j] - peak)
+        total += y[j]
+    for j in range(x.size):
+        y[j] /= total
+
+
+@compiled
+def _softmax_adjoint(y, dy, dx):
+    mean = _dot(y, dy)
+    for j in range(y.size):
+        dx[j] = y[j] * (dy[j] - mean)
+
+
+@compiled
+def _read(W, dW, x, out):
+    for i in range(W.shape[0]):
+        total = W.dtype.type(0)
+        for j in range(W.shape[1]):
+            total += (W[i, j] + dW[i, j]) * x[j]
+        out[i] = total
+
+
+@compiled
+def _write(W, dW, beta, d, k, e):
+    for i in range(W.shape[0]):
+        total = W.dtype.type(0)
+        for j in range(W.shape[1]):
+            total += (W[i, j] + dW[i, j]) * d[j]
+        e[i] = total
+        write = beta * total
+        for j in range(W.shape[1]):
+            dW[i, j] += write * k[j]
+
+
+@compiled
+def _write_and_read(W, dW, beta, d, k, e, x, out):
+    """``_write``, and ``_read`` for the next step, in one sweep over the matrix."""
+    for i in range(W.shape[0]):
+        total = W.dtype.type(0)
+        for j in range(W.shape[1]):
+            total += (W[i, j] + dW[i, j]) * d[j]
+        e[i] = total
+        write = beta * total
+        total = W.dtype.type(0)
+        for j in range(W.shape[1]):
+            shift = dW[i, j] + write * k[j]
+            dW[i, j] = shift
+            total += (W[i, j] + shift) * x[j]
+        out[i] = total
+
+
+@compiled
+def _starts(W):
+    """Where each block begins in a vector of all rows, and the end."""
+    starts = np.zeros(5, np.int64)
+    for g in range(4):
+        starts[g + 1] = starts[g] + W[g].shape[1]
+    return starts
+
+
+@compiled
+def _forward_head(b, h, W, initial, s, reset, y, final, saved):
+    q, k, beta, e = saved
+    T, K = s.shape[0], s.shape[3]
+    rows = _starts(W)
+    r, d = np.empty(rows[4], s.dtype), np.empty(K, s.dtype)
+    one = s.dtype.type(1)
+    for g in range(4):
+        _copy_matrix(initial[g][b, h], final[g][b, h])
+    for t in range(T):
+        fresh = reset.size > 0 and reset[t, b]
+        for g in range(4):
+            if fresh:
+                _clear_matrix(final[g][b, h])
+            if fresh or t == 0:
+                _read(W[g][h], final[g][b, h], s[t, b, h], r[rows[g] : rows[g + 1]])
+        qt, kt, bt = q[t, b, h], k[t, b, h], beta[t, b, h]
+        for i in range(rows[1]):
+            y[t, b, h, i] = r[i]
+        _softmax(r[rows[1] : rows[2]], qt)
+        _softmax(r[rows[2] : rows[3]], kt)
+        for j in range(K):
+            d[j] = qt[j] - kt[j]
+        for g in range(4):
+            bt[g] = one / (one + np.exp(-r[rows[3] + g]))
+        for g in range(4):
+            block = slice(rows[g], rows[g + 1])
+            Wg, dW, et = W[g][h], final[g][b, h], e[t, b, h][block]
+            if t + 1 < T:
+                _write_and_read(Wg, dW, bt[g], d, kt, et, s[t + 1, b, h], r[block])
+            else:
+                _write(Wg, dW, bt[g], d, kt, et)
+
+
+@compiled
+def _write_adjoint(G, F, tail, M, beta, d, k, e, de, dq, dk):
+    """Steps G back over one block's write, sets de, adds to dq and dk, returns dbeta."""
+    dbeta = G.dtype.type(0)
+    for i in range(G.shape[0]):
+        p = _dot(G[i], k)
+        if tail:
+            p += _dot(F[i], k)
+        dbeta += p * e[i]
+        write, de_i = beta * e[i], beta * p
+        de[i] = de_i
+        for j in range(G.shape[1]):
+            g = G[i, j]
+            dk[j] += write * g
+            G[i, j] = g + de_i * d[j]
+        for j in range(G.shape[1]):
+            dq[j] += de_i * M[i, j]
+        if tail:
+            for j in range(G.shape[1]):
+                dk[j] += write * F[i, j]
+    return dbeta
+
+
+@compiled
+def _read_adjoint(G, M, s, dr, ds):
+    """Steps G back over one block's read, adds to ds."""
+    for i in range(G.shape[0]):
+        dr_i = dr[i]
+        for j in range(G.shape[1]):
+            ds[j] += dr_i * M[i, j]
+        for j in range(G.shape[1]):
+            G[i, j] += dr_i * s[j]
+
+
+@compiled
+def _add_writes(writes, keys, x, out):
+    """out += (sum of writes_r keys_r^T)^T x."""
+    for r in range(writes.shape[0]):
+        weight = _dot(writes[r], x)
+        for j in range(out.size):
+            out[j] += weight * keys[r, j]
+
+
+@compiled
+def _chunk_starts(b, h, W, initial, reset, saved):
+    """M before the first step of every chunk, [chunks, rows, K]."""
+    s, _, k, beta, e = saved
+    T, K = s.shape[0], s.shape[3]
+    rows = _starts(W)
+    M = np.empty(((T - 1) // CHUNK + 1, rows[4], K), s.dtype)
+    for g in range(4):
+        base, shift = W[g][h], initial[g][b, h]
+        for i in range(base.shape[0]):
+            for j in range(K):
+                M[0, rows[g] + i, j] = base[i, j] + shift[i, j]
+    for n in range(1, M.shape[0]):
+        _copy_matrix(M[n - 1], M[n])
+        for t in range((n - 1) * CHUNK, n * CHUNK):
+            for g in range(4):
+                if reset.size > 0 and reset[t, b]:
+                    _copy_matrix(W[g][h], M[n, rows[g] : rows[g + 1]])
+                for i in range(rows[g], rows[g + 1]):
+                    write = beta[t, b, h, g] * e[t, b, h, i]
+                    for j in range(K):
+                        M[n, i, j] += write * k[t, b, h, j]
+    return M
+
+
+@compiled
+def _last_resets(b, T, reset):
+    """The last step up to every step that began with a reset, -1 where there was none."""
+    last = np.full(T, -1)
+    for t in range(T):
+        if reset.size > 0 and reset[t, b]:
+            last[t] = t
+        elif t > 0:
+            last[t] = last[t - 1]
+    return last
+
+
+@compiled
+def _backward_head(b, h, W, initial, reset, saved, dy, dfinal, dx, dinitial, dW):
+    s, q, k, beta, e = saved
+    T, K = s.shape[0], s.shape[3]
+    rows = _starts(W)
+    M = _chunk_starts(b, h, W, initial, reset, saved)
+    last_reset = _last_resets(b, T, reset)
+    writes, keys = np.empty((CHUNK, rows[4]), s.dtype), np.empty((CHUNK, K), s.dtype)
+    de, dr = np.empty(rows[4], s.dtype), np.empty(rows[4], s.dtype)
+    d, dq, dk = np.empty(K, s.dtype), np.empty(K, s.dtype), np.empty(K, s.dtype)
+    one = s.dtype.type(1)
+    tail = T  # the first step whose p and dk F is part of
+    for g in range(4):
+        _clear_matrix(dinitial[g][b, h])
+        _clear_matrix(dW[g][b, h])
+        if _any(dfinal[g][b, h]):
+            tail = last_reset[T - 1]
+    for n in range(M.shape[0] - 1, -1, -1):
+        start = n * CHUNK
+        stop = min(start + CHUNK, T)
+        for t in range(start, stop):
+            for g in range(4):
+                for i in range(rows[g], rows[g + 1]):
+                    writes[t - start, i] = beta[t, b, h, g] * e[t, b, h, i]
+            for j in range(K):
+                keys[t - start, j] = k[t, b, h, j]
+        for t in range(stop - 1, start - 1, -1):
+            fresh, live = last_reset[t] == t, last_reset[t] < start
+            earlier = slice(0 if live else last_reset[t] - start, t - start)
+            st, qt, kt, bt, ds = s[t, b, h], q[t, b, h], k[t, b, h], beta[t, b, h], dx[t, b, h]
+            for j in range(K):
+                d[j] = qt[j] - kt[j]
+            _clear(dq)
+            _clear(dk)
+            _clear(ds)
+            for g in range(4):
+                block = slice(rows[g], rows[g + 1])
+                dbeta = _write_adjoint(
+                    dinitial[g][b, h], dfinal[g][b, h], t >= tail,
+                    M[n, block] if live else W[g][h],
+                    bt[g], d, kt, e[t, b, h][block], de[block], dq, dk,
+                )  # fmt: skip
+                dr[rows[3] + g] = dbeta * bt[g] * (one - bt[g])
+            _add_writes(writes[earlier], keys[earlier], de, dq)
+            for j in range(K):
+                dk[j] -= dq[j]
+            for i in range(rows[1]):
+                dr[i] = dy[t, b, h, i]
+            _softmax_adjoint(qt, dq, dr[rows[1] : rows[2]])
+            _softmax_adjoint(kt, dk, dr[rows[2] : rows[3]])
+            for g in range(4):
+                block = slice(rows[g], rows[g + 1])
+                G = dinitial[g][b, h]
+                _read_adjoint(G, M[n, block] if live else W[g][h], st, dr[block], ds)
+                if fresh or t == 0:
+                    _add_matrix(G, dW[g][b, h])
+                if fresh:
+                    _clear_matrix(G)
+            _add_writes(writes[earlier], keys[earlier], dr, ds)
+            _softmax_adjoint(st, ds, ds)
+    if last_reset[T - 1] < 0:
+        for g in range(4):
+            _add_matrix(dfinal[g][b, h], dinitial[g][b, h])
+
+
+@compiled
+def _forward_serial(W, initial, s, reset, y, final, saved):
+    B, H = s.shape[1:3]
+    for n in range(B * H):
+        _forward_head(n // H, n % H, W, initial, s, reset, y, final, saved)
+
+
+@compiled_parallel
+def _forward_parallel(W, initial, s, reset, y, final, saved):
+    B, H = s.shape[1:3]
+    for n in numba.prange(B * H):
+        _forward_head(n // H, n % H, W, initial, s, reset, y, final, saved)
+
+
+@compiled
+def _backward_serial(W, initial, reset, saved, dy, dfinal, dx, dinitial, dW):
+    B, H = dx.shape[1:3]
+    for n in range(B * H):
+        _backward_head(n // H, n % H, W, initial, reset, saved, dy, dfinal, dx, dinitial, dW)
+
+
+@compiled_parallel
+def _backward_parallel(W, initial, reset, saved, dy, dfinal, dx, dinitial, dW):
+    B, H = dx.shape[1:3]
+    for n in numba.prange(B * H):
+        _backward_head(n // H, n % H, W, initial, reset, saved, dy, dfinal, dx, dinitial, dW)
+
+
+def forward(
+    x: Tensor,
+    W_y: Tensor,
+    W_q: Tensor,
+    W_k: Tensor,
+    W_b: Tensor,
+    dW_y: Tensor,
+    dW_q: Tensor,
+    dW_k: Tensor,
+    dW_b: Tensor,
+    reset: Tensor | None,
+) -> tuple[Tensor, ...]:
+    """CPU kernel of ``torch.ops.fwp_rl.srwm``: y, the four parts of the state after; of every step
+    s, q and k after their softmax, beta [T, B, H, 4], e [T, B, H, V + 2 K + 4]."""
+    T, B, H, K = x.shape
+    V = W_y.shape[1]
+    s = x.detach().softmax(-1).contiguous()
+    y = x.new_empty((T, B, H, V))
+    initial = (dW_y, dW_q, dW_k, dW_b)
+    final = [_empty_like(dW) for dW in initial]
+    q, k = _empty_like(s), _empty_like(s)
+    beta, e = x.new_empty((T, B, H, 4)), x.new_empty((T, B, H, V + 2 * K + 4))
+    launch(
+        _forward_serial,
+        _forward_parallel,
+        T,
+        _arrays(W_y, W_q, W_k, W_b),
+        _arrays(*initial),
+        s.numpy(),
+        _flags(reset),
+        y.numpy(),
+        _arrays(*final),
+        _arrays(q, k, beta, e),
+    )
+    return y, *final, s, q, k, beta, e
+
+
+def backward(
+    x: Tensor,
+    W_y: Tensor,
+    W_q: Tensor,
+    W_k: Tensor,
+    W_b: Tensor,
+    dW_y: Tensor,
+    dW_q: Tensor,
+    dW_k: Tensor,
+    dW_b: Tensor,
+    reset: Tensor | None,
+    *saved_and_gradients: Tensor,
+) -> tuple[Tensor, ...]:
+    """CPU kernel of ``torch.ops.fwp_rl.srwm_backward``: the gradients of x, of the four base
+    weights and of the four parts of the state.
+
+    saved_and_gradients  what ``forward`` made beside its outputs; the gradients of its outputs
+    """
+    saved, (dy, *dfinal) = saved_and_gradients[:5], saved_and_gradients[5:]
+    initial = (dW_y, dW_q, dW_k, dW_b)
+    dx, dinitial = _empty_like(x), [_empty_like(dW) for dW in initial]
+    by_column = [_empty_like(dW) for dW in initial]  # of the base weights, before the sum over B
+    launch(
+        _backward_serial,
+        _backward_parallel,
+        x.shape[0],
+        _arrays(W_y, W_q, W_k, W_b),
+        _arrays(*initial),
+        _flags(reset),
+        _arrays(*saved),
+        _array(dy),
+        _arrays(*dfinal),
+        dx.numpy(),
+        _arrays(*dinitial),
+        _arrays(*by_column),
+    )
+    return dx, *(dW.sum(0) for dW in by_column), *dinitial
+
+
+def _arrays(*tensors: Tensor) -> tuple[NDArray[Any], ...]:
+    return tuple(map(_array, tensors))
+
+
+def _array(x: Tensor) -> NDArray[Any]:
+    if x.requires_grad:
+        x = x.detach()
+    return x.contiguous().numpy()
+
+
+def _flags(reset: Tensor | None) -> NDArray[Any]:
+    return np.empty((0, 0), np.bool_) if reset is None else _array(reset)
+
+
+def _empty_like(x: Tensor) -> Tensor:
+    return torch.empty_like(x, memory_format=torch.contiguous_format)

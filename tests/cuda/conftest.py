@@ -1,0 +1,287 @@
+"""The ops that have CUDA kernels, what a backend makes of their inputs, and the emulator.
+
+Every file in cases/ is one op; a test that asks for ``case`` runs for each. See
+cases/fast_weight.py for what such a file holds.
+"""
+
+import ctypes
+import functools
+import hashlib
+import importlib.util
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+
+from fwp_rl.kernels import cuda_driver, dispatch
+from fwp_rl.resources import cuda_dir
+
+SCALARS = {torch.float64: "double", torch.float32: "float", torch.bfloat16: "bf16"}
+GUARD = 1 << 16
+RESETS = ("never", "some", "first", "last", "every step")
+
+
+def _load_case(path):
+    spec = importlib.util.spec_from_file_location(f"cuda_case_{path.stem}", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+CASES = [_load_case(path) for path in sorted((Path(__file__).parent / "cases").glob("*.py"))]
+
+
+def pytest_configure(config):
+    config.cuda_cases = CASES
+
+
+def pytest_generate_tests(metafunc):
+    """``case`` is every op; with ``sizes``, every op at all its sizes."""
+    if "sizes" in metafunc.fixturenames:
+        pairs = [(case, sizes) for case in CASES for sizes in (*case.SIZES, *case.ODD_SIZES)]
+        ids = [f"{case.NAME}-{'x'.join(map(str, sizes.values()))}" for case, sizes in pairs]
+        metafunc.parametrize(("case", "sizes"), pairs, ids=ids)
+    elif "case" in metafunc.fixturenames:
+        metafunc.parametrize("case", CASES, ids=lambda case: case.NAME)
+
+
+class Emulator:
+    """Takes the place of ``cuda_driver.launch``: runs kernels on CPU tensors, under g++.
+
+    Each tensor is copied between two guard bands of NaN, which have to be intact after the
+    kernel. seed fixes the schedule; skipped names a barrier, as "file:line", to leave out.
+    """
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.functions = {}
+        self.seed = 0
+        self.skipped = ""
+
+    def prepare(self, kernels, scalar="double"):
+        """Compile kernels in one go; others are compiled when they are launched."""
+        wanted = {(kernel.source, kernel.expression(scalar)) for kernel in kernels}
+        missing = sorted(wanted - self.functions.keys())
+        if not missing:
+            return
+        lines = [
+            '#include "host/emulator.h"',
+            *sorted({f'#include "{source}"' for source, _ in missing}),
+            "const emulator::Kernel emulator::kernels[] = {",
+            *(f'emulator::kernel<&{name}>("{name}"),' for _, name in missing),
+            "};",
+            f"const size_t emulator::kernel_count = {len(missing)};",
+        ]
+        self.functions |= dict.fromkeys(missing, self._compile("\n".join(lines)))
+
+    def _compile(self, text):
+        stem = self.folder / hashlib.sha256(text.encode()).hexdigest()[:16]
+        source, library = stem.with_suffix(".cpp"), stem.with_suffix(".so")
+        source.write_text(text)
+        host = self.folder / "emulator.o"
+        if not host.exists():
+            _compile("-c", cuda_dir() / "host" / "emulator.cpp", "-o", host)
+        # what a kernel forgets to set is -1.7e38
+        _compile("-shared", "-ftrivial-auto-var-init=pattern", source, host, "-o", library)
+        function = ctypes.CDLL(str(library)).emulate
+        function.restype = ctypes.c_char_p
+        return function
+
+    def launch(self, kernel, like, blocks, arguments):
+        scalar = SCALARS[like.dtype]
+        self.prepare([kernel], scalar)
+        tensors = {x.data_ptr(): x for x in arguments if isinstance(x, torch.Tensor)}
+        guarded = {pointer: _Guarded(x) for pointer, x in tensors.items()}
+        fields = (ctypes.c_longlong * len(arguments))(
+            *[
+                guarded[x.data_ptr()].pointer if isinstance(x, torch.Tensor) else x or 0
+                for x in arguments
+            ]
+        )
+        error = self.functions[kernel.source, kernel.expression(scalar)](
+            kernel.expression(scalar).encode(),
+            fields,
+            ctypes.c_size_t(ctypes.sizeof(fields)),
+            ctypes.c_uint(blocks),
+            ctypes.c_uint(kernel.threads),
+            ctypes.c_size_t(kernel.shared * (8 if scalar == "double" else 4)),
+            ctypes.c_uint(self.seed),
+            self.skipped.encode(),
+        ).decode()
+        assert not error, f"{kernel.name}: {error}"
+        for pointer, x in tensors.items():
+            place = [y is x for y in arguments].index(True)
+            assert guarded[pointer].intact(), f"{kernel.name} writes outside of argument {place}"
+            x.copy_(guarded[pointer].tensor)
+
+
+def _compile(*arguments):
+    warnings = ("-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas")
+    command = ("g++", "-std=c++17", "-O1", "-fPIC", *warnings, "-I", cuda_dir(), *arguments)
+    subprocess.run(command, check=True)
+
+
+class _Guarded:
+    """A copy of a tensor between two bands of bytes that make a NaN in every floating type, with
+    the alignment of the original."""
+
+    def __init__(self, original):
+        assert original.is_contiguous(), "a kernel takes contiguous tensors"
+        start = GUARD + original.data_ptr() % 64
+        self.memory = torch.full((start + original.nbytes + GUARD,), 0xFF, dtype=torch.uint8)
+        middle = self.memory[start : start + original.nbytes]
+        self.bands = self.memory[:start], self.memory[start + original.nbytes :]
+        self.tensor = middle.view(original.dtype).view(original.shape)
+        self.tensor.copy_(original.detach())
+        self.pointer = self.tensor.data_ptr()
+
+    def intact(self):
+        return all(bool((band == 0xFF).all()) for band in self.bands)
+
+
+@pytest.fixture(scope="session")
+def emulator_build(tmp_path_factory):
+    if shutil.which("g++") is None:
+        pytest.skip("the emulator needs g++")
+    return Emulator(tmp_path_factory.mktemp("emulator"))
+
+
+@pytest.fixture
+def emulator(emulator_build, monkeypatch):
+    """backend="cuda" takes CPU tensors, float64 among them, and runs in the emulator; memory that
+    torch leaves uninitialised holds NaN."""
+    emulator_build.seed, emulator_build.skipped = 0, ""
+    monkeypatch.setattr(cuda_driver, "launch", emulator_build.launch)
+    monkeypatch.setattr(dispatch, "_FUSED", {"cpu": "cuda"})
+    monkeypatch.setattr(dispatch, "_status", lambda _: dispatch.BackendStatus(True))
+    for case in CASES:
+        monkeypatch.setitem(case.TABLE, "cuda", _differentiable(case))
+    torch.use_deterministic_algorithms(True)
+    yield emulator_build
+    torch.use_deterministic_algorithms(False)
+
+
+@functools.cache
+def _differentiable(case):
+    """The op's CUDA module as autograd sees it, on any device."""
+    schema = getattr(torch.ops.fwp_rl, case.NAME).default._schema
+    names = [x.name for x in schema.arguments]
+    tensors = sum("Tensor" in str(x.type) for x in schema.arguments)
+    results = sum(x.name.startswith("out_") for x in schema.returns)
+
+    class Kernels(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, *arguments):
+            made = case.cuda.forward(*arguments)
+            ctx.options = arguments[tensors:]
+            ctx.save_for_backward(*arguments[:tensors], *made[results:])
+            return tuple(made[:results])
+
+        @staticmethod
+        def backward(ctx, *gradients):
+            given, kept = ctx.saved_tensors[:tensors], ctx.saved_tensors[tensors:]
+            made = iter(case.cuda.backward(*given, *ctx.options, *kept, *gradients))
+            wanted = []
+            for name, x in zip(names, given, strict=False):
+                gradient = None if name == "reset" else next(made)
+                if gradient is not None:
+                    sizes = (0,) if x is None else x.shape
+                    assert gradient.shape == sizes, f"gradient of {name}"
+                    assert x is None or gradient.dtype == x.dtype, f"gradient of {name}"
+                wanted.append(None if x is None else gradient)
+            assert next(made, None) is None
+            return *wanted, *[None] * len(ctx.options)
+
+    return Kernels.apply
+
+
+def _make_inputs(case, T=5, B=2, H=2, *, variant, reset="some", seed=0, **sizes):
+    """Arguments of a case's op, in float64."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape):
+        return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+    inputs = case.make_inputs(T, B, H, normal, **sizes, **case.VARIANTS[variant])
+    return {**inputs, "reset": _reset(T, B, reset)}
+
+
+def _reset(T, B, kind):
+    """The columns differ, where the kind leaves them room to."""
+    reset = torch.zeros(T, B, dtype=torch.bool)
+    if kind == "never":
+        return None
+    if kind == "some":
+        reset = torch.rand(T, B, generator=torch.Generator().manual_seed(T)) < 0.2
+    elif kind == "every step":
+        reset[:] = True
+    else:
+        reset[0 if kind == "first" else T - 1, ::2] = True
+    return reset
+
+
+def _leaves(tree, name):
+    """Name and tensor of every tensor in an argument or a result."""
+    if isinstance(tree, torch.Tensor):
+        yield name, tree
+    elif isinstance(tree, tuple | list):
+        for n, x in enumerate(tree):
+            yield from _leaves(x, f"{name}[{n}]")
+
+
+def _cast(x, dtype, device):
+    if isinstance(x, tuple):
+        return tuple(_cast(y, dtype, device) for y in x)
+    if not isinstance(x, torch.Tensor):
+        return x
+    if x.is_floating_point():
+        return x.detach().to(device, dtype).requires_grad_()
+    return x.to(device)
+
+
+def _outcome(case, inputs, *, backend, dtype=torch.float64, device="cpu", rounded_to=None):
+    """The outputs of an op and the gradients of a loss on all of them, by name, in float64.
+
+    rounded_to  a dtype that the inputs are rounded to, whatever they are then computed in
+    """
+    if rounded_to is not None:
+        inputs = {name: _cast(x, rounded_to, "cpu") for name, x in inputs.items()}
+    inputs = {name: _cast(x, dtype, device) for name, x in inputs.items()}
+    results = dict(_leaves(case.op(**inputs, backend=backend), "output"))
+    generator = torch.Generator().manual_seed(1)
+    loss = sum(
+        (x * torch.randn(x.shape, generator=generator, dtype=torch.float64).to(x)).sum()
+        for x in results.values()
+    )
+    named = dict(leaf for name, x in inputs.items() for leaf in _leaves(x, name))
+    named = {name: x for name, x in named.items() if x.requires_grad}
+    gradients = torch.autograd.grad(loss, list(named.values()))
+    results |= {f"gradient of {n}": g for n, g in zip(named, gradients, strict=True)}
+    return {name: x.detach().cpu().double() for name, x in results.items()}
+
+
+def _assert_close(got, expected, *, outputs, gradients):
+    """Each tensor agrees to a tolerance relative to the largest entry of the expected one."""
+    assert got.keys() == expected.keys()
+    for name, truth in expected.items():
+        tolerance = gradients if name.startswith("gradient") else outputs
+        error = float((got[name] - truth).abs().max())
+        bound = tolerance * max(float(truth.abs().max()), 1e-6)
+        assert error <= bound, f"{name}: off by {error:.1e}, allowed {bound:.1e}"
+
+
+@pytest.fixture(scope="session")
+def make_inputs():
+    return _make_inputs
+
+
+@pytest.fixture(scope="session")
+def outcome():
+    return _outcome
+
+
+@pytest.fixture(scope="session")
+def assert_close():
+    return _assert_close
