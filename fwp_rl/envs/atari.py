@@ -154,7 +154,7 @@ class AtariConfig(EnvConfig):
     flicker: Annotated[float, Range(0, 1)] = 0.0
     """Probability, for each screen, that it is black: 0.5 and one screen make the game of
     Hausknecht and Stone (2015) that needs a memory."""
-    frame_skip: Annotated[int | None, Range(1, 100)] = None
+    frame_skip: Annotated[int | None, Range(1, 10_000)] = None
     """Emulator frames per agent step; the screen is the maximum of the last two. None, here and
     below: as the protocol has it."""
     full_action_space: bool | None = None
