@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -85,9 +86,11 @@ BAD_COUNTS: dict[str, tuple[Any, Any, Any, str]] = {
     "num_envs beyond int32": (2**31, [0], None, "ConfigError"),
     "a seed too few": (2, [0], None, "ConfigError"),
     "a seed too many": (2, [0, 1, 2], None, "ConfigError"),
-    "no seeds": (2, None, None, ANY),
-    "one seed, no list": (2, 5, None, ANY),
-    "seeds from a generator": (2, (seed for seed in (0, 1)), None, ANY),
+    "no seeds": (2, None, None, "ConfigError"),
+    "one seed, no list": (2, 5, None, "ConfigError"),
+    "seeds from a generator": (2, (seed for seed in (0, 1)), None, "ConfigError"),
+    "a set of seeds": (2, {0, 1}, None, "ConfigError"),
+    "a dict of seeds": (2, {0: 1, 1: 2}, None, "ConfigError"),
     "seed -1": (2, [0, -1], None, "ConfigError"),
     "seed beyond int32": (2, [0, 2**31], None, "ConfigError"),
     "an endless seed": (2, [0, 2**70], None, "ConfigError"),
@@ -112,13 +115,13 @@ BAD_FIELDS: dict[str, dict[str, list[Any]]] = {
         "backend": ["ale_py", "", None],
         "frame_stack": [0, -1, 5, 2.0, "4", True],
         "flicker": [-0.1, 1.1, float("nan"), float("inf"), "0.5", None, True],
-        "frame_skip": [0, -4, 4.0, "4", True, 2**31],
+        "frame_skip": [0, -4, 4.0, "4", True, 10**9],
         "full_action_space": [True, 1, "yes"],
         "sticky_actions": [-0.1, 1.1, float("nan"), "0.25", True],
         "episodic_life": [1, 0.0, "no"],
-        "noop_max": [-1, 30.0, "30", float("nan"), True],
+        "noop_max": [-1, 30.0, "30", float("nan"), True, 10**9],
         "fire_reset": [1, "no"],
-        "max_frames": [0, -1, 3, 1e5, "108000", float("inf"), True],
+        "max_frames": [0, -1, 3, 1e5, "108000", float("inf"), True, 2**31],
     },
     "minigrid": {
         "task": ["MemoryS8", "", "MiniGrid-", "Empty-8x8-v0", "MemoryS9-v7", "M" * 100_000, None, 9]
@@ -276,6 +279,17 @@ def test_every_family_has_fields_to_refuse() -> None:
     assert set(BAD_FIELDS) == set(ENVS)
 
 
+def run_scenario(name: str) -> "subprocess.CompletedProcess[str]":
+    """One of the functions below, in a process of its own."""
+    return subprocess.run(
+        [sys.executable, __file__, name],
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT,
+        check=False,
+    )
+
+
 def kill_a_column() -> None:
     """Step on after the process of one column was killed."""
     env = ENVS["gymnasium"](id="CartPole-v1", processes=True).make(2, [3, 4])  # type: ignore[call-arg]
@@ -287,19 +301,35 @@ def kill_a_column() -> None:
 
 @pytest.mark.slow
 def test_a_column_whose_process_is_killed_is_no_hang() -> None:
-    process = subprocess.run(
-        [sys.executable, __file__, "kill"],
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT,
-        check=False,
-    )
+    process = run_scenario("kill_a_column")
     assert process.returncode == 1, "an exception that nobody caught"
     assert "Error" in process.stderr
 
 
+def ask_for_too_many_threads() -> None:
+    """More than the process has room for."""
+    import resource  # Unix has it
+
+    for backend in ("envpool", "ale"):
+        config = AtariConfig(game="Pong", backend=backend)
+        config.make(1, [3]).close()  # loads the libraries, before the room is taken
+        size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (size + 2**30, resource.RLIM_INFINITY))
+        env = config.make(2, [3, 4], num_threads=10_000)
+        env.reset()
+        env.step(np.zeros(2, np.int64))
+        env.close()
+        resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads its size from /proc")
+def test_too_many_threads_do_not_end_the_process() -> None:
+    process = run_scenario("ask_for_too_many_threads")
+    assert process.returncode == 0, process.stderr
+
+
 if __name__ == "__main__":
-    if "kill" in sys.argv:
-        kill_a_column()
-    else:
-        main()
+    {"kill_a_column": kill_a_column, "ask_for_too_many_threads": ask_for_too_many_threads}.get(
+        sys.argv[-1], main
+    )()

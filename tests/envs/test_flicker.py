@@ -54,7 +54,7 @@ def play(config: AtariConfig, seeds: list[int], num_steps: int = NUM_STEPS) -> S
     return Stream(obs=np.stack(obs + [step.obs for step in steps]), steps=steps)
 
 
-@pytest.fixture(scope="module", params=["envpool", "ale"])
+@pytest.fixture(scope="module", params=["envpool", pytest.param("ale", marks=pytest.mark.slow)])
 def config(request: pytest.FixtureRequest) -> AtariConfig:
     return replace(BREAKOUT, backend=request.param)
 

@@ -46,18 +46,18 @@ ENVPOOL: dict[str, dict[str, Any]] = {
 """The protocols in envpool's words."""
 
 GAMES: dict[str, tuple[int, int, str]] = {
-    "Boxing": (600, 200, "cut"),
-    "Breakout": (800, 420, "over lost cut"),
-    "Enduro": (600, 200, "cut"),
-    "Freeway": (600, 200, "cut"),
-    "MontezumaRevenge": (1500, 390, "over lost cut"),
-    "MsPacman": (1800, 460, "over lost cut"),
-    "Pong": (3200, 810, "over cut"),
-    "Qbert": (1300, 340, "over lost cut"),
-    "RoadRunner": (1000, 400, "over lost cut"),
-    "Seaquest": (1500, 390, "over lost cut"),
-    "SpaceInvaders": (2300, 585, "over lost cut"),
-    "WizardOfWor": (2000, 510, "over lost cut"),
+    "Boxing": (600, 200, "limit"),
+    "Breakout": (800, 420, "over lost limit"),
+    "Enduro": (600, 200, "limit"),
+    "Freeway": (600, 200, "limit"),
+    "MontezumaRevenge": (1500, 390, "over lost limit"),
+    "MsPacman": (1800, 460, "over lost limit"),
+    "Pong": (3200, 810, "over limit"),
+    "Qbert": (1300, 340, "over lost limit"),
+    "RoadRunner": (1000, 400, "over lost limit"),
+    "Seaquest": (1500, 390, "over lost limit"),
+    "SpaceInvaders": (2300, 585, "over lost limit"),
+    "WizardOfWor": (2000, 510, "over lost limit"),
 }
 """Game → frames until it is cut, steps to play, and what has to be seen in them: games that are
 over and lives that are lost, where that is soon, and games that are cut."""
@@ -159,21 +159,34 @@ def limit_in_steps(config: AtariConfig) -> int:
     return config.max_frames // int(ENVPOOL[config.protocol]["frame_skip"])
 
 
-def check_column(said: Record, truth: Counters, column: int, config: AtariConfig) -> set[str]:
-    """One column's flags and games against the emulator's counters, over all of its time. Returns
-    the kinds of event that it saw."""
-    episodic_life = ENVPOOL[config.protocol]["episodic_life"]
-    reward, lives = truth.reward[:, column], truth.lives[:, column]
-    elapsed = truth.elapsed_step[:, column]
+Events = dict[str, NDArray[np.bool_]]
+
+
+def events(truth: Counters, column: int, config: AtariConfig) -> Events:
+    """What happened in one column, over all of its time, each [T]: steps that were played, games
+    that were over, at the limit, lives lost, games that ended inside the hidden no-ops."""
+    lives, elapsed = truth.lives[:, column], truth.elapsed_step[:, column]
     played = np.diff(elapsed) == 1
     over = played & truth.game_over[:, column]
     at_limit = played & (elapsed[1:] == limit_in_steps(config))
-    lost = played & (np.diff(lives) < 0)
-    life_end = lost & ~over & (lives[1:] > 0) & episodic_life
+    after_a_game = np.concatenate([[False], (over | at_limit)[:-1]])
+    return {
+        "played": played,
+        "over": over,
+        "limit": at_limit,
+        "lost": played & (np.diff(lives) < 0) & ~over,
+        "hidden": ~played & ~after_a_game & (np.diff(lives) > 0),
+    }
+
+
+def check_column(said: Record, truth: Counters, column: int, config: AtariConfig) -> None:
+    """One column's flags and games against the emulator's counters."""
+    happened = events(truth, column, config)
+    played, over, at_limit = happened["played"], happened["over"], happened["limit"]
+    life_end = happened["lost"] & (truth.lives[1:, column] > 0)
+    life_end &= ENVPOOL[config.protocol]["episodic_life"]
     ended = over | at_limit | life_end
-    game_ended = over | at_limit
-    before = np.concatenate([[False], game_ended[:-1]])
-    hidden = ~played & ~before & (np.diff(lives) > 0)
+    reward = truth.reward[:, column]
 
     np.testing.assert_array_equal(truth.ended[:, column], ended)
     np.testing.assert_array_equal(said.screens[:, column], truth.screens[:, column])
@@ -186,15 +199,12 @@ def check_column(said: Record, truth: Counters, column: int, config: AtariConfig
     np.testing.assert_array_equal(said.truncated[:, column], at_limit & ~over & ~life_end)
 
     games, start = [], 0
-    for t in np.flatnonzero(game_ended | hidden).tolist():
+    for t in np.flatnonzero(over | at_limit | happened["hidden"]).tolist():
         game = slice(start, t + 1)
         cut = bool(at_limit[t] and not over[t])
         games.append((t, float(reward[game].sum()), int(played[game].sum()), cut))
         start = t + 1
     assert said.games[column] == games
-
-    events = {"over": over, "cut": at_limit & ~over, "lost": lost & ~over, "hidden": hidden}
-    return {kind for kind, where in events.items() if where.any()}
 
 
 def assert_same_column(together: Record, alone: Record, column: int) -> None:
@@ -204,45 +214,61 @@ def assert_same_column(together: Record, alone: Record, column: int) -> None:
     assert together.games[column] == alone.games[0]
 
 
-def draw_actions(rng: np.random.Generator, config: AtariConfig, shape: tuple[int, int]) -> Any:
-    """[T, B]"""
-    actions = rng.integers(0, config.spec().num_actions, shape)
-    actions[:, -1] = np.repeat(actions[::HOLD, -1], HOLD)[: len(actions)]
-    return actions
-
-
-def check_game(config: AtariConfig, num_steps: int, *, num_envs: int) -> set[str]:
-    """Returns the kinds of event that were seen."""
-    rng = np.random.default_rng(zlib.crc32(config.game.encode()))
-    seeds = rng.integers(0, 2**31, num_envs).tolist()
-    actions = draw_actions(rng, config, (num_steps, num_envs))
+def check_game(config: AtariConfig, seeds: list[int], actions: NDArray[np.int64]) -> list[Events]:
+    """All columns together, each alone, and the bare pool. Returns what happened in each."""
     together = play(config, seeds, actions)
     truth = play_bare(config, seeds, actions)
+    columns = range(len(seeds))
+    for column in columns:
+        check_column(together, truth, column, config)
     with ThreadPoolExecutor() as threads:
         alone = threads.map(
-            lambda column: play(config, [seeds[column]], actions[:, column : column + 1]),
-            range(num_envs),
+            lambda column: play(config, [seeds[column]], actions[:, column : column + 1]), columns
         )
         for column, replay in enumerate(alone):
             assert_same_column(together, replay, column)
-    return set.union(*(check_column(together, truth, b, config) for b in range(num_envs)))
+    return [events(truth, column, config) for column in columns]
+
+
+def kinds(happened: list[Events]) -> set[str]:
+    return {kind for column in happened for kind, where in column.items() if where.any()}
+
+
+def road_runner(max_frames: int) -> tuple[AtariConfig, list[int], NDArray[np.int64]]:
+    """Config, seeds and actions [T, 2] of Road Runner: at random, and standing in the way, where
+    a last life goes inside the hidden no-ops."""
+    actions = np.random.default_rng(0).integers(0, 18, (206, 2))
+    actions[:, 1] = 3
+    return AtariConfig(game="RoadRunner", max_frames=max_frames), [2, 14], actions
 
 
 def test_columns_agree_with_themselves_alone_and_with_the_bare_pool() -> None:
-    config = AtariConfig(game="RoadRunner", max_frames=640)
-    assert check_game(config, 170, num_envs=2) >= {"over", "lost", "cut"}
+    assert kinds(check_game(*road_runner(400))) >= {"over", "limit", "lost", "hidden"}
+
+
+@pytest.mark.parametrize("kind", ["over", "lost"])
+def test_a_game_over_or_a_life_lost_on_the_very_step_of_the_limit(kind: str) -> None:
+    config, seeds, actions = road_runner(108_000)
+    seeds, actions = seeds[1:], actions[:, 1:]
+    free = play_bare(config, seeds, actions)
+    t = int(np.flatnonzero(events(free, 0, config)[kind])[0])
+    limit = 4 * int(free.elapsed_step[t + 1, 0])
+    (happened,) = check_game(replace(config, max_frames=limit), seeds, actions[: t + 10])
+    assert happened[kind][t]
+    assert happened["limit"][t]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 @pytest.mark.parametrize("game", GAMES)
 def test_every_game_agrees_under_every_protocol(game: str, protocol: Any) -> None:
-    max_frames, num_steps, kinds = GAMES[game]
-    expected = set(kinds.split())
-    if (game, protocol) == ("RoadRunner", "classic"):
-        expected.add("hidden")
+    max_frames, num_steps, expected = GAMES[game]
     config = AtariConfig(game=game, protocol=protocol, max_frames=max_frames)
-    assert check_game(config, num_steps, num_envs=3) >= expected
+    rng = np.random.default_rng(zlib.crc32(game.encode()))
+    seeds = rng.integers(0, 2**31, 3).tolist()
+    actions = rng.integers(0, config.spec().num_actions, (num_steps, 3))
+    actions[:, -1] = np.repeat(actions[::HOLD, -1], HOLD)[:num_steps]
+    assert kinds(check_game(config, seeds, actions)) >= set(expected.split())
 
 
 def test_the_protocols_in_our_words_and_in_envpools_are_the_same() -> None:
