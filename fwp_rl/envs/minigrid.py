@@ -1,8 +1,9 @@
 """MiniGrid through envpool: grid worlds in which the agent sees 7 x 7 cells before it.
 
 Chevalier-Boisvert et al., "Minigrid & Miniworld" (2023). ``Memory*`` shows an object at the start
-of a hallway and asks for it at the end, at a fork with one object to each side: the view at the
-fork does not tell which side is right. The goal earns 1 - 0.9 steps / limit, everything else 0.
+of a hallway and asks for it at the end, at a fork with one object to each side. In S7 and S9, and
+where the Random ones draw a short hallway, a look back from the fork shows all three objects at
+once, so that no memory is needed; S11 and S13 are out of sight. The goal earns 1 - 0.9 steps / limit, everything else 0.
 """
 
 import re
