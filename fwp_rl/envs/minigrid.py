@@ -3,7 +3,8 @@
 Chevalier-Boisvert et al., "Minigrid & Miniworld" (2023). ``Memory*`` shows an object at the start
 of a hallway and asks for it at the end, at a fork with one object to each side. In S7 and S9, and
 where the Random ones draw a short hallway, a look back from the fork shows all three objects at
-once, so that no memory is needed; S11 and S13 are out of sight. The goal earns 1 - 0.9 steps / limit, everything else 0.
+once, so that no memory is needed; in S11 and S13 they are too far apart. The goal earns
+1 - 0.9 steps / limit, everything else 0.
 """
 
 import re
