@@ -8,13 +8,14 @@ Measured on ale-py 0.12.1, and held by the tests of this file:
 - From one start, played by the same actions, it is envpool frame for frame: rewards, lives and
   screens. Two screens differ. On the step of the game over it shows the last whole step's screens
   once more, in part or whole. And of the games whose screen has more than 210 rows (Adventure,
-  King Kong and 12 others) envpool cuts off the rest, at times with the player in it.
+  King Kong and 11 others) envpool cuts off the rest, at times with the player in it.
 - Hidden frames before a game: FIRE first, then a uniform draw from 0 to ``noop_max`` - 1, less one
   after FIRE, without action. envpool plays 1 to ``noop_max``, FIRE last. So with ``noop_max`` 0
   both start alike where FIRE is pressed, and one frame apart where it is not.
 - Its ``episodic_life`` starts a new game for each life. Here the game goes on: the dummy after a
   lost life is one agent step of FIRE (with fire reset) or no action, unrewarded and free of the
-  limit, where envpool plays hidden frames. A game that ends in it is closed there.
+  limit, where envpool plays hidden frames. A game that ends in it is closed there. Backgammon and
+  Video Checkers have no action that does nothing, and one life.
 - Its time limit counts frames, those of our dummies too, and the screen at a cut is a blend with
   the step before. So it is out of reach, and the games are cut here: a masked reset restarts single
   columns, draws on from their own streams and leaves the others as they are.
@@ -101,9 +102,9 @@ class AleEnv:
             self._emulators.append(
                 AtariVectorEnv(self._rom_id, self.num_envs, **self._arguments, **colour)
             )
-        # What a dummy after a lost life plays.
+        # What a dummy after a lost life plays. The first action is none in all games with lives.
         fires = rules.fire_reset and "FIRE" in actions
-        self._opening = actions.index("FIRE" if fires else "NOOP")
+        self._opening = actions.index("FIRE") if fires else 0
         self._max_steps = rules.max_frames // rules.frame_skip
         self._steps = np.zeros(self.num_envs, np.int64)  # [B] played in the game under way
         self._over = np.zeros(self.num_envs, np.bool_)  # [B] the game ended with the last step

@@ -7,6 +7,7 @@ import sys
 import textwrap
 import threading
 import time
+from dataclasses import replace
 from importlib.metadata import version
 from itertools import pairwise
 from typing import Any
@@ -61,24 +62,38 @@ def run_script(script: str) -> str:
     return result.stdout
 
 
-def check_actions_of(game: str) -> None:
+def check_actions_of(game: str) -> ale_py.ALEInterface:
+    """Returns the bare emulator with the game in it."""
+    minimal = ale_config(game=game, fire_reset=False)
+    full = replace(minimal, full_action_space=True)
+    env = minimal.make(1, [0])
+    env.reset()
+    assert env.step(np.zeros(1, np.int64)).mask[0]
     ale = ale_py.ALEInterface()
-    ale.loadROM(roms.get_rom_path(ale_config(game=game).make(1, [0]).describe()["task_id"]))
-    minimal = ale_config(game=game)
-    full = ale_config(game=game, full_action_space=True, fire_reset=False)
+    ale.loadROM(roms.get_rom_path(env.describe()["task_id"]))
     assert minimal.spec().num_actions == len(ale.getMinimalActionSet()), game
     assert full.spec().num_actions == len(ale.getLegalActionSet()), game
+    return ale
 
 
-@pytest.mark.parametrize("game", ["MsPacman", "TicTacToe3d", "Skiing"])
+@pytest.mark.parametrize("game", ["MsPacman", "TicTacToe3d", "Skiing", "Backgammon"])
 def test_a_game_is_found_by_its_name_and_has_the_actions_of_its_spec(game: str) -> None:
     check_actions_of(game)
 
 
 @pytest.mark.slow
 def test_ale_py_has_every_game_of_envpool_with_the_same_number_of_actions() -> None:
+    tall, no_noop = [], {}
     for game in GAMES:
-        check_actions_of(game)
+        ale = check_actions_of(game)
+        if ale.getScreenDims()[0] > 210:
+            tall.append(game)
+        first = ale.getMinimalActionSet()[0]
+        if first != ale_py.Action.NOOP:
+            no_noop[game] = ale.lives()
+    assert len(tall) == 13
+    assert {"Adventure", "KingKong"} <= set(tall)
+    assert no_noop == {"Backgammon": 1, "VideoCheckers": 1}, "they lose no life but the last"
 
 
 def test_a_game_that_ale_py_lacks_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

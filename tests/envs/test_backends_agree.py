@@ -39,8 +39,8 @@ def play(
 @pytest.mark.parametrize(
     ("game", "num_steps", "arguments"),
     [
-        ("Breakout", 500, {}),
-        ("SpaceInvaders", 1100, {"frame_stack": 2}),
+        ("Breakout", 350, {}),
+        pytest.param("SpaceInvaders", 1100, {"frame_stack": 2}, marks=pytest.mark.slow),
         ("Pong", 250, {"max_frames": 401}),
         ("Qbert", 500, {"frame_skip": 3, "sticky_actions": 0.25}),
     ],
@@ -82,7 +82,7 @@ def test_the_twin_in_colour_shows_envpools_screens() -> None:
     """Over game overs and cuts, which the twin has to follow."""
     config = {"episodic_life": False, "max_frames": 1000}
     expected, given = (
-        play(alike("Breakout", backend, **config), 450, render=True) for backend in BACKENDS
+        play(alike("Breakout", backend, **config), 400, render=True) for backend in BACKENDS
     )
     assert {bool(step.truncated[0]) for step in expected[1] if step.games} == {False, True}
     for step, ours, truth in zip(expected[1], given[2], expected[2], strict=True):
@@ -91,19 +91,22 @@ def test_the_twin_in_colour_shows_envpools_screens() -> None:
 
 
 COLUMNS, GAMES_PER_COLUMN = 20, 10
-MARGIN = 0.25
-"""Largest difference of means that counts as agreement, as a share of the standard deviation over
-games, or of the mean where that is larger. With 200 games each, the 99.9 % interval of the
-difference of equal distributions reaches to about 0.33 standard deviations of chance alone, so
-that the interval has to overlap with the margin, and hold 0."""
+MARGIN = 0.6
+"""Two means agree if the whole 99.9 % interval of their difference lies within this many standard
+deviations of a single game. With 200 games each, chance alone gives the difference a standard error
+of 0.1 of them and the interval a half-width of 0.33: the margin is what so many games can hold."""
+FLOOR = 0.1
+"""The same, in points or steps, where all games are alike: nobody scores in Freeway at random."""
 
 
 def random_play(game: str, backend: str) -> list[Game]:
-    """A fixed quota of whole games per column, by random actions, from drawn no-op starts."""
+    """A fixed quota of whole games per column, so that short games are not preferred; by random
+    actions, from drawn no-op starts, each backend with seeds of its own."""
     config = AtariConfig(game=game, backend=backend, episodic_life=False)  # type: ignore[arg-type]
-    env = config.make(COLUMNS, range(100, 100 + COLUMNS))
+    seed = 100 * (1 + BACKENDS.index(backend))
+    env = config.make(COLUMNS, range(seed, seed + COLUMNS))
     env.reset()
-    rng = np.random.default_rng(BACKENDS.index(backend))
+    rng = np.random.default_rng(seed)
     left, games = np.full(COLUMNS, GAMES_PER_COLUMN), []
     while left.any():
         for ended in env.step(rng.integers(0, env.spec.num_actions, COLUMNS)).games:
@@ -114,32 +117,36 @@ def random_play(game: str, backend: str) -> list[Game]:
     return games
 
 
+def compare(expected: list[float], given: list[float]) -> dict[str, Any]:
+    """Means, and Welch's 99.9 % interval of their difference, normal for so many games."""
+    x, y = np.array(expected), np.array(given)
+    difference = y.mean() - x.mean()
+    half = 3.2905 * np.sqrt(x.var(ddof=1) / len(x) + y.var(ddof=1) / len(y))
+    deviation = np.sqrt((x.var(ddof=1) + y.var(ddof=1)) / 2)
+    return {
+        "envpool": x.mean(),
+        "ale": y.mean(),
+        "deviation": deviation,
+        "interval": [difference - half, difference + half],
+        "margin": max(MARGIN * deviation, FLOOR),
+    }
+
+
 @pytest.mark.long
 @pytest.mark.timeout(3600)
 def test_random_play_has_the_same_statistics(tmp_path: Path) -> None:
-    """Returns and lengths of 200 games each; FWP_RL_OUTPUT=FOLDER keeps the figures."""
+    """Returns and lengths of 200 whole games, a quarter of an hour on 2 quiet cores.
+    FWP_RL_OUTPUT=FOLDER keeps the figures. Lives end no episodes here: the frames around a lost
+    life are the one thing in which the backends differ by design."""
     rows = []
-    for game in ("Breakout", "SpaceInvaders", "Qbert", "MsPacman", "Assault"):
+    for game in ("Breakout", "Freeway", "MsPacman", "Seaquest", "SpaceInvaders"):
         envpool, ale = (random_play(game, backend) for backend in BACKENDS)
         for what in ("episode_return", "length"):
-            x, y = (np.array([getattr(g, what) for g in games], float) for games in (envpool, ale))
-            difference = y.mean() - x.mean()
-            half = 3.29 * np.sqrt(x.var(ddof=1) / len(x) + y.var(ddof=1) / len(y))
-            rows.append(
-                {
-                    "game": game,
-                    "what": what,
-                    "envpool": x.mean(),
-                    "ale": y.mean(),
-                    "std": x.std(ddof=1),
-                    "interval": [difference - half, difference + half],
-                }
-            )
+            columns = ([float(getattr(g, what)) for g in games] for games in (envpool, ale))
+            rows.append({"game": game, "what": what, **compare(*columns)})
     folder = Path(os.environ.get("FWP_RL_OUTPUT", tmp_path))
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "atari_backends.json").write_text(json.dumps(rows, indent=1) + "\n")
     for row in rows:
         low, high = row["interval"]
-        margin = MARGIN * max(row["std"], abs(row["envpool"]))
-        assert low < 0 < high, row
-        assert abs(low + high) / 2 < margin, row
+        assert max(-low, high) < row["margin"], row
