@@ -1,4 +1,27 @@
-"""The recurrent-delta op on CPU: one fused loop per head, forward and backward."""
+"""The recurrent-delta op on CPU: one fused loop per head, forward and backward.
+
+Adjoint equations, with W' the matrix after reset, s = tanh(y_prev), b the write strength,
+u = v - W' k the error that was written, G the gradient of W after the step. Backward in time, from
+G = dL/dW_T, dy the gradient of y from outside and from the step after:
+
+    G  += dy q^T;  p = G k;  dv = b p;  db = p.u
+    dq = W^T dy;  dk = b G^T u - W'^T dv
+    dxq, dxk through the softmax;  dxv = dv;  dxb = db b (1 - b)
+    ds = R_q^T dxq + R_k^T dxk + R_v^T dxv + r_b dxb;  dy_prev = ds (1 - s^2)
+    G <- G - dv k^T                                          (G and dy_prev are 0 across a reset)
+
+dy_prev needs dq and dk of the step after, so W is wanted while time runs backward. It is neither
+kept nor un-done, but a sum over the steps since the last reset or, failing that, since the start of
+a chunk of 16 steps, where it was W_0:
+
+    W'_t = W_0 + sum_{r<t} b_r u_r k_r^T,      W_t = W'_t + b_t u_t k_t^T
+
+so the products above cost dot products per earlier step of the chunk. W_0 of every chunk is made by
+one replay, in memory that one head at a time uses.
+
+Sizes are run-time values on purpose: as constants, LLVM unrolls the inner loops before it
+vectorises them. A reset that was not given comes as an empty array.
+"""
 
 from typing import Any
 
