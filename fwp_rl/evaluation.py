@@ -302,6 +302,6 @@ def _success(judged: list[bool | None]) -> dict[str, Any] | None:
     spread = z / (1 + z**2 / n) * math.sqrt(rate * (1 - rate) / n + z**2 / (4 * n**2))
     return {
         "rate": rate,
-        "interval": [centre - spread, centre + spread],
+        "interval": [max(centre - spread, 0.0), min(centre + spread, 1.0)],
         "interval_method": "95 % Wilson score interval",
     }
