@@ -50,15 +50,18 @@ template <int LANES, class S> __device__ __forceinline__ S sum_over_lanes(S x) {
   return x;
 }
 
+template <class S> __device__ __forceinline__ S sigmoid(S x) { return S(1) / (S(1) + exp(-x)); }
+
 // `count` vectors of `size` <= SIZE numbers, at first, first + stride, ...; padded with zeros.
 template <int THREADS, int SIZE, class S, class IO>
 __device__ __forceinline__ void stage(S (*rows)[SIZE], int count, const IO* first, long long stride,
                                       int size) {
-  constexpr int ACROSS = SIZE < THREADS ? SIZE : THREADS;
+  constexpr int ACROSS = SIZE < THREADS ? SIZE : THREADS, AT_ONCE = THREADS / ACROSS;
+  if (threadIdx.x >= AT_ONCE * ACROSS) return;
 #pragma unroll
   for (int i = threadIdx.x % ACROSS; i < SIZE; i += ACROSS)
 #pragma unroll 2
-    for (int n = threadIdx.x / ACROSS; n < count; n += THREADS / ACROSS)
+    for (int n = threadIdx.x / ACROSS; n < count; n += AT_ONCE)
       rows[n][i] = i < size ? widen(first[n * stride + i]) : S(0);
 }
 
@@ -100,24 +103,25 @@ template <class S, int R, int C, int THREADS> struct Tile {
   static __device__ __forceinline__ int col(int c) { return (c / 4 * LANES + lane()) * 4 + c % 4; }
 
   // From a matrix of rows x cols in memory, or of cols x rows where TRANSPOSED; zero beyond it.
-  template <bool TRANSPOSED>
-  __device__ __forceinline__ void load(const S* matrix, int rows, int cols) {
+  template <bool TRANSPOSED, class Number>
+  __device__ __forceinline__ void load(const Number* matrix, int rows, int cols) {
     const bool fours = !TRANSPOSED && in_fours(matrix, cols);
 #pragma unroll
     for (int r = 0; r < ROWS; r++)
 #pragma unroll
       for (int c = 0; c < COLS; c += 4)
         if (fours) {
-          Four<S> four = {};
+          Four<Number> four = {};
           if (row(r) < rows && col(c) < cols)
-            four = reinterpret_cast<const Four<S>&>(at<false>(matrix, rows, cols, r, c));
+            four = reinterpret_cast<const Four<Number>&>(at<false>(matrix, rows, cols, r, c));
 #pragma unroll
-          for (int n = 0; n < 4; n++) w[r][c + n] = four.x[n];
+          for (int n = 0; n < 4; n++) w[r][c + n] = widen(four.x[n]);
         } else {
 #pragma unroll
           for (int n = c; n < c + 4; n++)
-            w[r][n] =
-                row(r) < rows && col(n) < cols ? at<TRANSPOSED>(matrix, rows, cols, r, n) : S(0);
+            w[r][n] = row(r) < rows && col(n) < cols
+                          ? widen(at<TRANSPOSED>(matrix, rows, cols, r, n))
+                          : S(0);
         }
   }
 
@@ -142,6 +146,30 @@ template <class S, int R, int C, int THREADS> struct Tile {
   template <bool TRANSPOSED, class Number>
   static __device__ __forceinline__ Number& at(Number* matrix, int rows, int cols, int r, int c) {
     return TRANSPOSED ? (matrix + col(c) * rows)[row(r)] : (matrix + row(r) * cols)[col(c)];
+  }
+
+  // To and from the n-th of the rooms for R * C numbers each, in the order in which threads hold W.
+  __device__ __forceinline__ void put(S* rooms, long long n) const {
+#pragma unroll
+    for (int r = 0; r < ROWS; r++)
+#pragma unroll
+      for (int c = 0; c < COLS; c++)
+        rooms[n * (R * C) + (r * COLS + c) * THREADS + threadIdx.x] = w[r][c];
+  }
+
+  __device__ __forceinline__ void get(const S* rooms, long long n) {
+#pragma unroll
+    for (int r = 0; r < ROWS; r++)
+#pragma unroll
+      for (int c = 0; c < COLS; c++)
+        w[r][c] = rooms[n * (R * C) + (r * COLS + c) * THREADS + threadIdx.x];
+  }
+
+  __device__ __forceinline__ void clear() {
+#pragma unroll
+    for (int r = 0; r < ROWS; r++)
+#pragma unroll
+      for (int c = 0; c < COLS; c++) w[r][c] = 0;
   }
 
   // W *= factor, in which zero clears what is not finite too. (A choice between the product and a
@@ -180,5 +208,68 @@ template <class S, int R, int C, int THREADS> struct Tile {
   __device__ __forceinline__ void add(int r, S a, const S (&x)[COLS]) {
 #pragma unroll
     for (int c = 0; c < COLS; c++) w[r][c] += a * x[c];
+  }
+};
+
+// A vector of up to SIZE numbers in the lanes of one warp; zero beyond its size.
+template <class S, int SIZE> struct LaneVector {
+  static constexpr int COUNT = (SIZE + 31) / 32;
+  S x[COUNT];
+
+  static __device__ __forceinline__ int at(int n) { return threadIdx.x % 32 + 32 * n; }
+
+  __device__ __forceinline__ void clear() {
+#pragma unroll
+    for (int n = 0; n < COUNT; n++) x[n] = 0;
+  }
+
+  template <class Number> __device__ __forceinline__ void load(const Number* vector, int size) {
+#pragma unroll
+    for (int n = 0; n < COUNT; n++) x[n] = at(n) < size ? widen(vector[at(n)]) : S(0);
+  }
+
+  template <class Number> __device__ __forceinline__ void store(Number* vector, int size) const {
+#pragma unroll
+    for (int n = 0; n < COUNT; n++)
+      if (at(n) < size) narrow(x[n], vector[at(n)]);
+  }
+
+  __device__ __forceinline__ void add(S factor, const S* vector) {  // of SIZE numbers
+#pragma unroll
+    for (int n = 0; n < COUNT; n++)
+      if (at(n) < SIZE) x[n] += factor * vector[at(n)];
+  }
+
+  __device__ __forceinline__ S dot(const LaneVector& other) const {
+    S sum = 0;
+#pragma unroll
+    for (int n = 0; n < COUNT; n++) sum += x[n] * other.x[n];
+    return sum_over_lanes<32>(sum);
+  }
+
+  __device__ __forceinline__ void softmax(int size) {
+    S peak = S(-3.402823466e38f), total = 0;
+#pragma unroll
+    for (int n = 0; n < COUNT; n++) peak = at(n) < size && x[n] > peak ? x[n] : peak;
+#pragma unroll
+    for (int distance = 16; distance > 0; distance /= 2) {
+      const S other = __shfl_xor_sync(0xffffffffu, peak, distance);
+      peak = other > peak ? other : peak;
+    }
+#pragma unroll
+    for (int n = 0; n < COUNT; n++) {
+      x[n] = at(n) < size ? exp(x[n] - peak) : S(0);
+      total += x[n];
+    }
+    total = sum_over_lanes<32>(total);
+#pragma unroll
+    for (int n = 0; n < COUNT; n++) x[n] /= total;
+  }
+
+  // From the gradient of this softmax to that of its logits.
+  __device__ __forceinline__ void softmax_backward(LaneVector& gradient) const {
+    const S mean = dot(gradient);
+#pragma unroll
+    for (int n = 0; n < COUNT; n++) gradient.x[n] = x[n] * (gradient.x[n] - mean);
   }
 };

@@ -52,71 +52,6 @@ template <class Arguments, int GATES> struct Places {
   __device__ __forceinline__ long long matrix(int g) const { return gate(0, g) * V * V; }
 };
 
-// A vector of up to SIZE numbers in the lanes of one warp; zero beyond its size.
-template <class S, int SIZE> struct LaneVector {
-  static constexpr int COUNT = (SIZE + 31) / 32;
-  S x[COUNT];
-
-  static __device__ __forceinline__ int at(int n) { return threadIdx.x % 32 + 32 * n; }
-
-  __device__ __forceinline__ void clear() {
-#pragma unroll
-    for (int n = 0; n < COUNT; n++) x[n] = 0;
-  }
-
-  __device__ __forceinline__ void load(const S* vector, int size) {
-#pragma unroll
-    for (int n = 0; n < COUNT; n++) x[n] = at(n) < size ? vector[at(n)] : S(0);
-  }
-
-  template <class Number> __device__ __forceinline__ void store(Number* vector, int size) const {
-#pragma unroll
-    for (int n = 0; n < COUNT; n++)
-      if (at(n) < size) narrow(x[n], vector[at(n)]);
-  }
-
-  __device__ __forceinline__ void add(S factor, const S* vector) {  // of SIZE numbers
-#pragma unroll
-    for (int n = 0; n < COUNT; n++)
-      if (at(n) < SIZE) x[n] += factor * vector[at(n)];
-  }
-
-  __device__ __forceinline__ S dot(const LaneVector& other) const {
-    S sum = 0;
-#pragma unroll
-    for (int n = 0; n < COUNT; n++) sum += x[n] * other.x[n];
-    return sum_over_lanes<32>(sum);
-  }
-
-  __device__ __forceinline__ void softmax(int size) {
-    S peak = S(-3.402823466e38f), total = 0;
-#pragma unroll
-    for (int n = 0; n < COUNT; n++) peak = at(n) < size && x[n] > peak ? x[n] : peak;
-#pragma unroll
-    for (int distance = 16; distance > 0; distance /= 2) {
-      const S other = __shfl_xor_sync(0xffffffffu, peak, distance);
-      peak = other > peak ? other : peak;
-    }
-#pragma unroll
-    for (int n = 0; n < COUNT; n++) {
-      x[n] = at(n) < size ? exp(x[n] - peak) : S(0);
-      total += x[n];
-    }
-    total = sum_over_lanes<32>(total);
-#pragma unroll
-    for (int n = 0; n < COUNT; n++) x[n] /= total;
-  }
-
-  // From the gradient of this softmax to that of its logits.
-  __device__ __forceinline__ void softmax_backward(LaneVector& gradient) const {
-    const S mean = dot(gradient);
-#pragma unroll
-    for (int n = 0; n < COUNT; n++) gradient.x[n] = x[n] * (gradient.x[n] - mean);
-  }
-};
-
-template <class S> __device__ __forceinline__ S sigmoid(S x) { return S(1) / (S(1) + exp(-x)); }
-
 // R, or its transpose, of all gates, from memory and to it.
 template <bool TRANSPOSED, int V, class Matrix, class Place, class S>
 __device__ __forceinline__ void load_gates(Matrix& w, const Place& place, const S* R) {
@@ -342,19 +277,10 @@ fast_rnn_backward(const FastRnnBackward<IO> a) {
   const bool first_warp = threadIdx.x < 32;
   const long long state = blockIdx.x * a.V;
 
-  const auto start = [&](int chunk, int r, int c) -> S& {
-    const long long block = chunk * a.B * a.H + blockIdx.x;
-    constexpr int COUNT = Matrix::ROWS * Matrix::COLS;
-    return a.starts[(block * COUNT + r * Matrix::COLS + c) * THREADS + threadIdx.x];
-  };
-
   Matrix w;
   load_gates<true, V>(w, place, a.R_0);
   for (int chunk = 0;; chunk++) {
-#pragma unroll
-    for (int r = 0; r < Matrix::ROWS; r++)
-#pragma unroll
-      for (int c = 0; c < Matrix::COLS; c++) start(chunk, r, c) = w.w[r][c];
+    w.put(a.starts, chunk * a.B * a.H + blockIdx.x);
     if (chunk == last) break;
     __syncthreads();  // all have read the chunk before
     now.template stage_writes<THREADS>(a, place, chunk * CHUNK, CHUNK);
@@ -376,10 +302,7 @@ fast_rnn_backward(const FastRnnBackward<IO> a) {
   if (GATES == 3) dc.load(a.dc_last + state, size);
   for (int chunk = last; chunk >= 0; chunk--) {
     const int t0 = chunk * CHUNK, count = T - t0 < CHUNK ? T - t0 : CHUNK;
-#pragma unroll
-    for (int r = 0; r < Matrix::ROWS; r++)
-#pragma unroll
-      for (int c = 0; c < Matrix::COLS; c++) w.w[r][c] = start(chunk, r, c);
+    w.get(a.starts, chunk * a.B * a.H + blockIdx.x);
     __syncthreads();  // all have read the chunk before
     now.template stage_writes<THREADS>(a, place, t0, count);
     now.template stage_cell<THREADS>(a, place, t0, count);

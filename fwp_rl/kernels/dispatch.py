@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from fwp_rl.kernels.inputs import HALF, Arguments, check_arguments
+from fwp_rl.kernels.inputs import HALF, Arguments, check_arguments, is_state
 from fwp_rl.registry import suggestion
 
 __all__ = [
@@ -99,17 +99,19 @@ def run_op(
 ) -> tuple[Tensor, ...]:
     """Check an op's arguments and run it: ``table[backend](*tensors, *options)``.
 
-    arguments    name → (tensor, sizes) in the order in which the backends take them; what starts
-                 with B is state; see ``check_arguments``
+    arguments    name → (tensor, sizes) in the order in which the backends take them; see
+                 ``check_arguments``
     options      what the backends take after the tensors
     optional     names of arguments that may be None
     cuda_limits  letter → the largest size that the CUDA kernel takes
     backend      the caller's wish
+    returns      y, of the first tensor's dtype, and the parts of the state after, in the order and
+                 of the dtypes of those before
 
     float16 and bfloat16 are computed in float32 and returned as they came, except by the
-    reference, which computes in them, and by CUDA kernels, which read and write bfloat16
-    themselves beside a float32 state. Under autocast, inputs of any float types are cast to
-    float32, and so are the results.
+    reference, which computes in them if all is of one dtype, and by CUDA kernels, which read and
+    write bfloat16 themselves beside a float32 state. Under autocast, inputs of any float types
+    are cast to float32, and so are the results.
     """
     tensors = [x for x, _ in arguments.values()]
     device = tensors[0].device.type if isinstance(tensors[0], Tensor) else ""
@@ -122,15 +124,18 @@ def run_op(
     if autocast:
         with torch.autocast(device, enabled=False):
             return run(*map(_in_float32, tensors), *options)
-    if dtype not in HALF or name == "reference":
+    if dtype not in HALF:
         return run(*tensors, *options)
-    if name == "cuda" and dtype == torch.bfloat16:
-        tensors = [
-            _in_float32(x) if sizes.startswith("B") else x for x, sizes in arguments.values()
-        ]
-    else:
-        tensors = [_in_float32(x) for x in tensors]
-    return tuple(x.to(dtype) for x in run(*tensors, *options))
+    states = [x.dtype for x, sizes in arguments.values() if is_state(sizes)]
+    if name == "reference" and set(states) == {dtype}:
+        return run(*tensors, *options)
+    keep_inputs = name == "cuda" and dtype == torch.bfloat16
+    tensors = [
+        x if keep_inputs and not is_state(sizes) else _in_float32(x)
+        for x, sizes in arguments.values()
+    ]
+    results = run(*tensors, *options)
+    return tuple(x.to(kind) for x, kind in zip(results, (dtype, *states), strict=True))
 
 
 def _under_autocast(device: str) -> bool:

@@ -6,13 +6,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["FLOATS", "HALF", "Arguments", "check_arguments", "check_state"]
+__all__ = ["FLOATS", "HALF", "Arguments", "check_arguments", "check_state", "is_state"]
 
 HALF = (torch.float16, torch.bfloat16)
 FLOATS = (torch.float32, torch.float64, *HALF)
 
 Arguments = Mapping[str, tuple[Any, str]]
-"""Name of an argument → its value and its sizes, such as ``(q, "T B H K")``."""
+"""Name of an argument → its value and its sizes, such as ``(q, "T B H K")``; see ``is_state``."""
 
 
 _NUMBERS = {str(size): size for size in range(1, 10)}
@@ -26,8 +26,9 @@ def check_arguments(
     arguments  a letter stands for one size wherever it occurs, a number for itself; every size is
                at least 1; all are on the device of the first
     optional   names that may be None
-    one_dtype  whether all share the first one's dtype; else any of ``FLOATS`` will do. The
-               argument named "reset" is of bool always
+    one_dtype  whether all share the first one's dtype, or are state of float32 beside a first one
+               of ``HALF``; else any of ``FLOATS`` will do. The argument named "reset" is of bool
+               always
     returns    letter → size
     """
     sizes = dict(_NUMBERS)
@@ -38,7 +39,7 @@ def check_arguments(
         if not isinstance(x, Tensor):
             given = "None" if x is None else f"of type {type(x).__name__}"
             raise TypeError(f"{name} is {given}, expected a tensor {_brackets(letters)}")
-        if not _fits(x.shape, letters.split(), sizes):
+        if not _fits(x.shape, letters[::2], sizes):
             raise ValueError(
                 f"{name} has shape {tuple(x.shape)}, expected {_brackets(letters)}"
                 + _expected_sizes(x, letters.split(), sizes)
@@ -53,9 +54,24 @@ def check_arguments(
         elif name == "reset":
             if x.dtype != torch.bool:
                 raise TypeError(f"reset has dtype {x.dtype}, expected torch.bool")
-        elif x.dtype != dtype if one_dtype else x.dtype not in FLOATS:
-            raise TypeError(f"{name} has dtype {x.dtype}, expected {dtype}, as {first} has")
+        elif x.dtype != dtype and x.dtype not in (others := _others(dtype, letters, one_dtype)):
+            expected = " or ".join(map(str, dict.fromkeys((dtype, *others))))
+            raise TypeError(
+                f"{name} has dtype {x.dtype}, expected {expected} beside {first}'s {dtype}"
+            )
     return sizes
+
+
+def _others(dtype: torch.dtype | None, letters: str, one_dtype: bool) -> tuple[torch.dtype, ...]:
+    """What an argument may have instead of the first one's dtype."""
+    if not one_dtype:
+        return FLOATS
+    return (torch.float32,) if dtype in HALF and is_state(letters) else ()
+
+
+def is_state(letters: str) -> bool:
+    """Whether an argument of these sizes is a part of the state: has columns, but no time."""
+    return letters.startswith("B")
 
 
 def check_state(state: Any, *names: str) -> tuple[Any, ...]:
@@ -68,12 +84,12 @@ def check_state(state: Any, *names: str) -> tuple[Any, ...]:
     return state
 
 
-def _fits(shape: torch.Size, letters: list[str], sizes: dict[str, int]) -> bool:
-    """Whether a tensor has the sizes; binds the letters that are new."""
-    if len(shape) != len(letters) or 0 in shape:
+def _fits(shape: torch.Size, letters: str, sizes: dict[str, int]) -> bool:
+    """Whether a tensor has the sizes; binds the letters that are new. Every acting step asks."""
+    if len(shape) != len(letters):
         return False
-    for letter, size in zip(letters, shape, strict=True):
-        if sizes.setdefault(letter, size) != size:
+    for letter, size in zip(letters, shape):  # noqa: B905 (of one length)
+        if size == 0 or sizes.setdefault(letter, size) != size:
             return False
     return True
 

@@ -39,7 +39,8 @@ def fast_lstm(
               aliased by the result
     reset     [T, B] bool      R, c and h are zeroed *before* step t; None means never
     backend   "auto", "reference", "numba", "cuda"; see ``fwp_rl.kernels.dispatch``
-    returns   y [T, B, H, V] and the state after the last step, of the inputs' dtype
+    returns   y [T, B, H, V] and the state after the last step, of the inputs' and the
+              state's dtype
 
     Dtypes and autocast as in ``fast_weight``; gradients of gradients: reference only. Raises
     TypeError, ValueError or BackendError, in one line.

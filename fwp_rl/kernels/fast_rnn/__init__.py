@@ -45,7 +45,8 @@ def fast_rnn(
     query     "softmax" or "identity": what is made of y_prev before R is read with it
     output    "identity" or "softmax"
     backend   "auto", "reference", "numba", "cuda"; see ``fwp_rl.kernels.dispatch``
-    returns   y [T, B, H, V] and the state after the last step, of the inputs' dtype
+    returns   y [T, B, H, V] and the state after the last step, of the inputs' and the
+              state's dtype
 
     Dtypes and autocast as in ``fast_weight``; gradients of gradients: reference only. Raises
     TypeError, ValueError or BackendError, in one line.

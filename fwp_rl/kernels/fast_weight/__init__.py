@@ -45,10 +45,12 @@ def fast_weight(
     reset      [T, B] bool   W is zeroed *before* step t; None means never
     rule       "delta" or "sum"
     backend    "auto", "reference", "chunkwise", "numba", "cuda"; see ``fwp_rl.kernels.dispatch``
-    returns    y [T, B, H, V] and W after the last step [B, H, V, K], of the inputs' dtype
+    returns    y [T, B, H, V] and W after the last step [B, H, V, K], of the dtypes of q
+               and of the state given
 
     All float tensors have one dtype: float32, float64, float16 or bfloat16; the last two are
-    computed in float32, except by the reference. Under autocast, inputs of any float types are
+    computed in float32, except by the reference, and go with a float32 state as well, which then
+    stays float32. Under autocast, inputs of any float types are
     cast to float32 and the results are float32. Gradients of gradients: reference and chunkwise
     only. Raises TypeError, ValueError or BackendError, in one line.
     """

@@ -47,8 +47,9 @@ def recurrent_delta(
     state     W [B, H, V, K] and y_prev [B, H, V] before step 0; not changed, not aliased by the
               result
     reset     [T, B] bool   W and y_prev are zeroed *before* step t; None means never
-    backend   "auto", "reference", "numba"; see ``fwp_rl.kernels.dispatch``
-    returns   y [T, B, H, V] and the state after the last step, of the inputs' dtype
+    backend   "auto", "reference", "numba", "cuda"; see ``fwp_rl.kernels.dispatch``
+    returns   y [T, B, H, V] and the state after the last step, of the inputs' and the
+              state's dtype
 
     Dtypes and autocast as in ``fast_weight``; gradients of gradients: reference only. Raises
     TypeError, ValueError or BackendError, in one line.
@@ -71,7 +72,7 @@ def recurrent_delta(
             "reset": (reset, "T B"),
         },
         optional=("reset",),
-        cuda_limits={},
+        cuda_limits={"K": 64, "V": 64},
         backend=backend,
     )
     return y, (W, y_prev)
@@ -103,4 +104,4 @@ _fused = register(
     fake=_fake,
 )
 
-TABLE = {"reference": recurrent_delta_reference, "numba": _fused}
+TABLE = {"reference": recurrent_delta_reference, "numba": _fused, "cuda": _fused}

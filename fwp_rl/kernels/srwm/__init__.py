@@ -40,8 +40,9 @@ def srwm(
     state     dW_y [B, H, V, K], dW_q and dW_k [B, H, K, K], dW_b [B, H, 4, K] before step 0; not
               changed, not aliased by the result
     reset     [T, B] bool   the state is zeroed *before* step t; None means never
-    backend   "auto", "reference", "numba"; see ``fwp_rl.kernels.dispatch``
-    returns   y [T, B, H, V] and the state after the last step, of the inputs' dtype
+    backend   "auto", "reference", "numba", "cuda"; see ``fwp_rl.kernels.dispatch``
+    returns   y [T, B, H, V] and the state after the last step, of the inputs' and the
+              state's dtype
 
     Dtypes and autocast as in ``fast_weight``; gradients of gradients: reference only. Raises
     TypeError, ValueError or BackendError, in one line.
@@ -63,7 +64,7 @@ def srwm(
             "reset": (reset, "T B"),
         },
         optional=("reset",),
-        cuda_limits={},
+        cuda_limits={"K": 64, "V": 64},
         backend=backend,
     )
     return y, (dW_y, dW_q, dW_k, dW_b)
@@ -98,4 +99,4 @@ _fused = register(
     fake=_fake,
 )
 
-TABLE = {"reference": srwm_reference, "numba": _fused}
+TABLE = {"reference": srwm_reference, "numba": _fused, "cuda": _fused}
