@@ -232,16 +232,17 @@ def _doctor(args: list[str]) -> None:
 
 
 def _bench(args: list[str]) -> None:
-    from fwp_rl.bench import BENCHMARKS
+    from fwp_rl.bench import BENCHMARKS, load_benchmark
 
     if not args or args[0] in ("-h", "--help"):
-        print(f"usage: fwp-rl bench {{{','.join(BENCHMARKS)}}} [--flags]")
+        lines = [f"  {name:9} {what}" for name, what in BENCHMARKS.items()]
+        print("usage: fwp-rl bench NAME [--flags]\n\n" + "\n".join(lines))
         if not args:
             sys.exit(2)
         return
     if args[0] not in BENCHMARKS:
         _fail(f"no benchmark {args[0]!r}. {suggestion(args[0], BENCHMARKS)}", 2)
-    tyro.cli(BENCHMARKS[args[0]], args=args[1:], prog=f"fwp-rl bench {args[0]}")
+    tyro.cli(load_benchmark(args[0]), args=args[1:], prog=f"fwp-rl bench {args[0]}")
 
 
 COMMANDS: dict[str, tuple[Callable[[list[str]], None], str]] = {
@@ -250,5 +251,5 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], None], str]] = {
     "watch": (_watch, "film a saved policy"),
     "list": (_list, "cores, encoders, envs, games, presets, agents"),
     "doctor": (_doctor, "versions, and a self-check of every part"),
-    "bench": (_bench, "measure training speed on this machine"),
+    "bench": (_bench, "measure speed on this machine: training, kernels"),
 }

@@ -5,10 +5,19 @@ minute of the machine falls on all alike. Compare figures of one run only.
 """
 
 from collections.abc import Callable
-from typing import Final
+from importlib import import_module
+from typing import Any, Final
 
-from fwp_rl.bench.training import bench_training
+__all__ = ["BENCHMARKS", "load_benchmark"]
 
-__all__ = ["BENCHMARKS"]
+BENCHMARKS: Final = {
+    "training": "environment steps per second of whole training runs, and what the core costs",
+    "kernels": "the fast-weight kernels, beside what they replace and what the machine could do",
+}
+"""Name → what it measures. The benchmark is ``bench_<name>`` in the module of that name."""
 
-BENCHMARKS: Final[dict[str, Callable[..., None]]] = {"training": bench_training}
+
+def load_benchmark(name: str) -> Callable[..., Any]:
+    """The benchmark's function. Its module is imported here: that of one needs packages that
+    another does without."""
+    return getattr(import_module(f"{__name__}.{name}"), f"bench_{name}")  # type: ignore[no-any-return]

@@ -1,0 +1,497 @@
+"""Speed of the fast-weight kernels, beside what they replace and what the machine could do.
+
+    fwp-rl bench kernels
+    python -m fwp_rl.bench.kernels --device cuda    where torch and numba alone are installed
+
+Every op is timed forward and backward (learning), and on one step without gradients (acting): its
+fused kernel against the torch step loop (``reference``), the chunkwise form where there is one,
+``torch.nn.LSTM`` of the same width H D (its input products included, in cuDNN's TF32 on a GPU) and,
+on a GPU where it is installed, the ``fused_recurrent`` form of flash-linear-attention (no resets).
+
+The floor is the time in which the machine could do an op's arithmetic at the speed of a large
+float32 matrix product, or read its inputs and write its results at the speed of a copy, whichever
+is longer. Both speeds are measured in the same rounds.
+
+An op is timed only if its outputs and gradients are those of the reference in float64.
+"""
+
+import argparse
+import importlib.util
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any, Final, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+import fwp_rl
+from fwp_rl.config import ConfigError
+from fwp_rl.kernels import (
+    BackendError,
+    backend_status,
+    fast_lstm,
+    fast_rnn,
+    fast_weight,
+    recurrent_delta,
+    srwm,
+)
+from fwp_rl.registry import suggestion
+from fwp_rl.training.allocator import keep_freed_memory
+from fwp_rl.training.files import write_json
+
+__all__ = ["OPS", "Op", "bench_kernels", "flat", "make_inputs"]
+
+ROUNDS = 5
+TOLERANCE = 2e-4
+"""Of float32 against the reference in float64, relative to a tensor's largest entry."""
+COLUMNS_CHECKED = 8
+
+Shape = tuple[int, int, int, int]
+"""T steps, B columns, H heads, K = V = D."""
+
+
+class Op(NamedTuple):
+    """An op as it is called: sizes of its inputs and of the parts of its state, by letter, and how
+    often it goes over its D x D matrices, multiplying and adding, forward and backward."""
+
+    run: Callable[..., tuple[Tensor, Any]]
+    inputs: Mapping[str, str]
+    state: tuple[str, ...]
+    forward: int
+    backward: int
+
+
+OPS: Final = {
+    "fast_weight": Op(
+        fast_weight,
+        {"q": "T B H D", "k": "T B H D", "v": "T B H D", "beta": "T B H"},
+        ("B H D D",),
+        forward=3,
+        backward=7,
+    ),
+    "recurrent_delta": Op(
+        recurrent_delta,
+        {"xq": "T B H D", "xk": "T B H D", "xv": "T B H D", "xb": "T B H"}
+        | {"R_q": "H D D", "R_k": "H D D", "R_v": "H D D", "r_b": "H D"},
+        ("B H D D", "B H D"),
+        forward=6,
+        backward=13,
+    ),
+    "fast_rnn": Op(
+        fast_rnn,
+        {"z": "T B H D", "k": "T B H D", "v": "T B H D", "beta": "T B H"},
+        ("B H D D", "B H D"),
+        forward=3,
+        backward=7,
+    ),
+    "fast_lstm": Op(
+        fast_lstm,
+        {"z": "T B 3 H D", "k": "T B 3 H D", "v": "T B 3 H D", "beta": "T B 3 H"},
+        ("B 3 H D D", "B H D", "B H D"),
+        forward=9,
+        backward=21,
+    ),
+    "srwm": Op(
+        srwm,
+        {"x": "T B H D", "W_y": "H D D", "W_q": "H D D", "W_k": "H D D", "W_b": "H 4 D"},
+        ("B H D D", "B H D D", "B H D D", "B H 4 D"),
+        forward=9,
+        backward=21,
+    ),
+}
+
+ACTING: Final[Shape] = (1, 32, 4, 32)
+LEARNING: Final[tuple[Shape, ...]] = ((20, 32, 4, 32), (64, 16, 8, 64), (128, 8, 4, 64))
+ON_CUDA: Final[tuple[Shape, ...]] = ((1, 512, 8, 64), (128, 128, 8, 64))
+QUICK: Final[tuple[Shape, ...]] = ((1, 2, 2, 8), (5, 2, 2, 8))
+
+TIMES_FASTER: Final = dict(zip(LEARNING, (12, 16, 20), strict=True))
+"""Targets of ``fast_weight`` against its step loop on 2 cores; the other ops have 10 for theirs."""
+
+
+def bench_kernels(
+    *,
+    device: Literal["cpu", "cuda"] = "cpu",
+    ops: tuple[str, ...] = tuple(OPS),
+    quick: bool = False,
+    json: Path | None = None,
+) -> None:
+    """Time the fast-weight kernels; print a table. Exit code 1 where an op gives wrong results.
+
+    Args:
+        device: cpu compares numba's kernels, cuda those for the GPU.
+        ops: The ops to time.
+        quick: Tiny shapes, a moment each: shows that all of it runs, times nothing.
+        json: Also write the figures to this file.
+    """
+    for name in ops:
+        if name not in OPS:
+            hint = suggestion(name, OPS)
+            raise ConfigError(f"ops: unknown op {name!r}. {hint} Known: {', '.join(OPS)}")
+    fused = "numba" if device == "cpu" else "cuda"
+    if not backend_status()[fused].available:
+        raise BackendError(f"backend {fused!r} is not available: {backend_status()[fused].reason}")
+    keep_freed_memory()  # as training does: else every pass waits for fresh pages
+    results: list[dict[str, Any]] = []
+    refused: list[str] = []
+    print(_table_head(fused), flush=True)
+    for name in ops:
+        for shape in QUICK if quick else _shapes(name, device):
+            try:
+                problem = _disagreement(name, shape, device, fused)
+            except BackendError as error:
+                problem = str(error)
+            if problem:
+                refused.append(problem)
+                print(f"refused to time {problem}", flush=True)
+                continue
+            results.append(_measure(name, shape, device, fused, 0.001 if quick else 0.1))
+            print(_table_row(results[-1], fused), flush=True)
+    if json is not None:
+        write_json(
+            json,
+            {
+                "benchmark": "kernels",
+                "rounds": ROUNDS,
+                "results": results,
+                "refused": refused,
+                **_circumstances(device),
+            },
+        )
+    if refused:
+        sys.exit(1)
+
+
+def make_inputs(op: Op, shape: Shape, *, device: str = "cpu", seed: int = 0) -> dict[str, Any]:
+    """Random float32 arguments of an op, scaled as a network's would be, with a reset now and then.
+
+    The state is a tensor where it has one part, else a tuple.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    T, B, _, D = shape
+    sizes = dict(zip("TBHD", shape, strict=True)) | {"3": 3, "4": 4}
+
+    def normal(letters: str) -> Tensor:
+        return torch.randn([sizes[x] for x in letters.split()], generator=generator)
+
+    def value(name: str, letters: str) -> Tensor:
+        x = normal(letters)
+        if name in ("q", "k"):
+            return x.softmax(-1)
+        if name == "beta":
+            return x.sigmoid()
+        return x / D**0.5 if letters.startswith("H") else x
+
+    inputs = {name: value(name, letters).to(device) for name, letters in op.inputs.items()}
+    state = tuple((normal(letters) / D**0.5).to(device) for letters in op.state)
+    reset = (torch.rand(T, B, generator=generator) < 1 / 64).to(device)
+    return {**inputs, "state": state if len(state) > 1 else state[0], "reset": reset}
+
+
+def flat(values: Any) -> list[Tensor]:
+    """Every tensor of a tensor, or of nested tuples and dicts of them."""
+    if isinstance(values, Tensor):
+        return [values]
+    if isinstance(values, dict):
+        values = tuple(values.values())
+    return [x for value in values for x in flat(value)]
+
+
+def _shapes(op: str, device: str) -> tuple[Shape, ...]:
+    if device == "cpu":
+        return (ACTING, *LEARNING)
+    # a step loop of the others would keep more matrices of this size than a GPU has room for
+    huge: tuple[Shape, ...] = ((128, 512, 8, 64),) if op == "fast_weight" else ()
+    return (ACTING, *LEARNING, *ON_CUDA, *huge)
+
+
+def _leaves(inputs: dict[str, Any]) -> list[Tensor]:
+    return [x.requires_grad_() for x in flat(inputs) if x.is_floating_point()]
+
+
+def _disagreement(name: str, shape: Shape, device: str, fused: str) -> str:
+    """What the fused kernel gets wrong, in a line; empty if nothing."""
+    op, (T, B, H, D) = OPS[name], shape
+    inputs = make_inputs(op, (T, min(B, COLUMNS_CHECKED), H, D), device=device)
+    got, expected = _outcome(op, inputs, fused), _outcome(op, _doubled(inputs), "reference")
+    for what, truth in expected.items():
+        error = float((got[what].double() - truth).abs().max() / truth.abs().max().clamp_min(1e-6))
+        if not error <= TOLERANCE:
+            return (
+                f"{name} at T, B, H, D = {shape}: {what} is off by {error:.1e} of its largest "
+                f"entry, expected {TOLERANCE:.0e} or less"
+            )
+    return ""
+
+
+def _doubled(value: Any) -> Any:
+    """Arguments of an op in float64."""
+    if isinstance(value, dict):
+        return {name: _doubled(x) for name, x in value.items()}
+    if isinstance(value, tuple):
+        return tuple(map(_doubled, value))
+    return value.double() if value.is_floating_point() else value
+
+
+def _outcome(op: Op, inputs: dict[str, Any], backend: str) -> dict[str, Tensor]:
+    """The results of both passes, by name: as in acting; in learning; every gradient."""
+    with torch.no_grad():
+        acting = flat(op.run(**inputs, backend=backend))
+    leaves = _leaves(inputs)
+    learning = flat(op.run(**inputs, backend=backend))
+    generator = torch.Generator().manual_seed(1)
+    cotangents = [torch.randn(x.shape, generator=generator).to(x) for x in learning]
+    gradients = torch.autograd.grad(learning, leaves, cotangents)
+    outputs = ["y", *(f"state {n}" for n in range(len(op.state)))]
+    inputs_by_leaf = [*op.inputs, *outputs[1:]]
+    return {
+        **{f"{what} without gradients": x for what, x in zip(outputs, acting, strict=True)},
+        **{what: x.detach() for what, x in zip(outputs, learning, strict=True)},
+        **{f"gradient of {what}": x for what, x in zip(inputs_by_leaf, gradients, strict=True)},
+    }
+
+
+def _measure(name: str, shape: Shape, device: str, fused: str, seconds: float) -> dict[str, Any]:
+    """Medians over the rounds, in each of which every contender runs for so many seconds."""
+    op, (T, B, H, D) = OPS[name], shape
+    inputs = make_inputs(op, shape, device=device)
+    runs = _contenders(name, shape, device, fused, inputs)
+    product, product_work = _product(device)
+    copy, copied = _copy(device)
+    runs |= {"matrix product": product, "copy": copy}
+    with torch.set_grad_enabled(T > 1):
+        repeats = {}
+        for contender, run in runs.items():
+            run()  # compiles
+            repeats[contender] = max(1, int(seconds / _seconds(run, 1, device)))
+        rounds = [
+            {
+                contender: _seconds(run, repeats[contender], device)
+                for contender, run in runs.items()
+            }
+            for _ in range(ROUNDS)
+        ]
+    flops = 2 * (op.forward + (op.backward if T > 1 else 0)) * T * B * H * D * D
+    moved = _moved_bytes(op, inputs, learning=T > 1)
+    floors = [
+        {
+            "arithmetic": flops / product_work * times["matrix product"],
+            "memory": moved / copied * times["copy"],
+        }
+        for times in rounds
+    ]
+    times_slower = {
+        contender: statistics.median(times[contender] / times[fused] for times in rounds)
+        for contender in runs
+        if contender not in (fused, "matrix product", "copy")
+    }
+    floor = {kind: 1000 * statistics.median(each[kind] for each in floors) for kind in floors[0]}
+    above = statistics.median(
+        times[fused] / max(each.values()) for times, each in zip(rounds, floors, strict=True)
+    )
+    return {
+        "op": name,
+        "shape": dict(zip("TBHD", shape, strict=True)),
+        "pass": "learning" if T > 1 else "acting",
+        "milliseconds": {
+            contender: 1000 * statistics.median(times[contender] for times in rounds)
+            for contender in runs
+        },
+        "times_slower": times_slower,
+        "floor_milliseconds": floor,
+        "times_above_floor": above,
+        "targets": _targets(name, shape) if device == "cpu" else {},
+        "rounds": rounds,
+    }
+
+
+def _contenders(
+    name: str, shape: Shape, device: str, fused: str, inputs: dict[str, Any]
+) -> dict[str, Callable[[], object]]:
+    op, (T, B, H, D) = OPS[name], shape
+    learning = T > 1
+    leaves = _leaves(inputs) if learning else []
+    backends = [fused, "reference", *(["chunkwise"] if name == "fast_weight" else [])]
+    runs: dict[str, Callable[[], object]] = {
+        backend: partial(_pass, partial(op.run, **inputs, backend=backend), leaves)
+        for backend in backends
+    }
+    lstm = torch.nn.LSTM(H * D, H * D).to(device)
+    x, h, c = (torch.randn(n, B, H * D, device=device, requires_grad=learning) for n in (T, 1, 1))
+    lstm_leaves = [x, h, c, *lstm.parameters()] if learning else []
+    runs["lstm"] = partial(_pass, partial(lstm, x, (h, c)), lstm_leaves)
+    if device == "cuda" and name == "fast_weight" and importlib.util.find_spec("fla"):
+        runs["fla"] = _flash_linear_attention(inputs, learning=learning)
+    return runs
+
+
+def _pass(forward: Callable[[], Any], leaves: list[Tensor]) -> object:
+    """Forward and, where there are leaves, backward from every result."""
+    results = flat(forward())
+    if not leaves:
+        return results
+    return torch.autograd.grad(results, leaves, [torch.ones_like(x) for x in results])
+
+
+def _flash_linear_attention(inputs: dict[str, Any], *, learning: bool) -> Callable[[], object]:
+    from fla.ops.delta_rule import fused_recurrent_delta_rule  # type: ignore[import-not-found]
+
+    q, k, v, beta = (
+        inputs[name].detach().transpose(0, 1).contiguous() for name in ("q", "k", "v", "beta")
+    )
+    leaves = [q, k, v, beta, inputs["state"].detach().mT.contiguous()]
+    for x in leaves:
+        x.requires_grad_(learning)
+    forward = partial(
+        fused_recurrent_delta_rule,
+        *(q, k, v, beta),
+        scale=1.0,
+        initial_state=leaves[-1],
+        output_final_state=True,
+    )
+    return partial(_pass, forward, leaves if learning else [])
+
+
+def _product(device: str) -> tuple[Callable[[], object], int]:
+    """A large float32 matrix product, and its number of operations."""
+    n = 1024 if device == "cpu" else 8192
+    a, b = (torch.randn(n, n, device=device) for _ in range(2))
+    return lambda: torch.mm(a, b), 2 * n**3
+
+
+def _copy(device: str) -> tuple[Callable[[], object], int]:
+    """A copy of more than any cache holds, and the bytes that it reads and writes."""
+    source = torch.ones(2**25 if device == "cpu" else 2**28, device=device)
+    target = torch.empty_like(source)
+    return lambda: target.copy_(source), 2 * source.nbytes
+
+
+def _moved_bytes(op: Op, inputs: dict[str, Any], *, learning: bool) -> int:
+    """What the passes read and write at the least: inputs and results, and backward the inputs once
+    more, the gradients of the results and those of the inputs."""
+    with torch.no_grad():
+        results = sum(x.nbytes for x in flat(op.run(**inputs)))
+    given = sum(x.nbytes for x in flat(inputs))
+    return 3 * given + 2 * results if learning else given + results
+
+
+def _seconds(run: Callable[[], object], repeats: int, device: str) -> float:
+    """Of one call, in the mean over ``repeats``, after one that brings caches and threads over from
+    the contender before."""
+    synchronize: Callable[[], None] = torch.cuda.synchronize if device == "cuda" else lambda: None
+    run()
+    synchronize()
+    start = time.perf_counter()
+    for _ in range(repeats):
+        run()
+    synchronize()
+    return (time.perf_counter() - start) / repeats
+
+
+def _targets(op: str, shape: Shape) -> dict[str, float]:
+    """What the CPU kernels are to reach: "milliseconds" and "floor" at most, the rest at least."""
+    if shape == ACTING:
+        return {"milliseconds": 0.060} if op == "fast_weight" else {}
+    if shape not in TIMES_FASTER:
+        return {}
+    if op != "fast_weight":
+        return {"reference": 10}
+    floor = {"floor": 3.0} if shape == LEARNING[-1] else {}
+    return {"reference": TIMES_FASTER[shape], "lstm": 1, **floor}
+
+
+def _table_head(fused: str) -> str:
+    sizes = ("op", "T, B, H, D", f"{fused}, ms", "floor, ms", "above it")
+    columns = (*sizes, "reference", "chunkwise", "LSTM", "fla")
+    return (
+        f"torch {torch.__version__}, {torch.get_num_threads()} threads. Forward and backward; one\n"
+        "step (T = 1) without gradients. Last four columns: how many times slower than "
+        f"{fused}.\nIn brackets: targets.\n\n"
+        f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}"
+    )
+
+
+def _table_row(result: dict[str, Any], fused: str) -> str:
+    targets, floor = result["targets"], result["floor_milliseconds"]
+
+    def at_least(contender: str) -> str:
+        if contender not in result["times_slower"]:
+            return ""
+        target = f" (≥ {targets[contender]})" if contender in targets else ""
+        return f"{result['times_slower'][contender]:.1f}{target}"
+
+    def at_most(value: str, target: str) -> str:
+        return f"{value} (≤ {targets[target]:g})" if target in targets else value
+
+    cells = (
+        result["op"],
+        ", ".join(str(size) for size in result["shape"].values()),
+        at_most(f"{result['milliseconds'][fused]:.3f}", "milliseconds"),
+        f"{max(floor.values()):.3f} {max(floor, key=lambda kind: floor[kind])}",
+        at_most(f"{result['times_above_floor']:.1f}", "floor"),
+        *(at_least(contender) for contender in ("reference", "chunkwise", "lstm", "fla")),
+    )
+    return f"| {' | '.join(cells)} |"
+
+
+def _circumstances(device: str) -> dict[str, Any]:
+    """Where and with what the figures were measured."""
+    import numba
+
+    git = subprocess.run(
+        ["git", "rev-parse", "HEAD"],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return {
+        "machine": {
+            "device": torch.cuda.get_device_name() if device == "cuda" else _processor(),
+            "cores": os.cpu_count(),
+            "threads": torch.get_num_threads(),
+        },
+        "versions": {
+            "fwp_rl": fwp_rl.__version__,
+            "python": platform.python_version(),
+            "torch": str(torch.__version__),
+            "numba": numba.__version__,
+            "cuda": torch.version.cuda,
+        },
+        "commit": git.stdout.strip() or None,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    models = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(models, platform.machine())
+
+
+def main() -> None:
+    """``python -m fwp_rl.bench.kernels``: ``fwp-rl bench kernels`` without what reads its flags."""
+    parser = argparse.ArgumentParser(prog="python -m fwp_rl.bench.kernels")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--ops", nargs="+", default=tuple(OPS), metavar="OP")
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    try:
+        bench_kernels(**vars(parser.parse_args()))
+    except (BackendError, ConfigError) as error:
+        sys.exit(str(error))
+
+
+if __name__ == "__main__":
+    main()

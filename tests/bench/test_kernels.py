@@ -1,0 +1,98 @@
+"""``fwp-rl bench kernels`` on tiny shapes: what it writes, what it refuses, what it needs."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from fwp_rl.bench import kernels
+from fwp_rl.bench.kernels import OPS, ROUNDS, bench_kernels
+from fwp_rl.cli import main
+from fwp_rl.config import ConfigError
+from fwp_rl.kernels import BackendError
+
+
+def test_every_figure_stands_beside_its_floor(tmp_path, capsys):
+    file = tmp_path / "kernels.json"
+    main(["bench", "kernels", "--quick", "--ops", "fast_weight", f"--json={file}"])
+    said = capsys.readouterr().out
+    result = json.loads(file.read_text())
+    assert result["refused"] == []
+    assert result["machine"]["threads"] == torch.get_num_threads()
+    assert {"torch", "numba", "fwp_rl"} <= result["versions"].keys()
+    acting, learning = result["results"]
+    assert [acting["pass"], learning["pass"]] == ["acting", "learning"]
+    for case in (acting, learning):
+        assert case["times_slower"].keys() == {"reference", "chunkwise", "lstm"}
+        assert len(case["rounds"]) == ROUNDS
+        assert min(case["milliseconds"].values()) > 0
+        floor = max(case["floor_milliseconds"].values())
+        assert case["times_above_floor"] > 0
+        assert f"{floor:.3f}" in said
+
+
+def test_the_targets_stand_beside_the_figures(monkeypatch, capsys):
+    monkeypatch.setattr(kernels, "QUICK", (kernels.ACTING, kernels.LEARNING[0]))
+    bench_kernels(quick=True, ops=("fast_weight",))
+    acting, learning = capsys.readouterr().out.splitlines()[-2:]
+    assert "(≤ 0.06)" in acting
+    assert "(≥ 12)" in learning
+    assert "(≥ 1)" in learning
+
+
+@pytest.mark.parametrize("wrong", ["y", "gradient of v"])
+def test_an_op_that_disagrees_is_not_timed(wrong, monkeypatch, tmp_path, capsys):
+    honest = OPS["fast_weight"]
+
+    def broken(q, k, v, beta, state, *, backend, **options):
+        if backend == "numba":
+            v = v * 1.01 if wrong == "y" else v + 0.01 * (v - v.detach())
+        return honest.run(q, k, v, beta, state, backend=backend, **options)
+
+    monkeypatch.setitem(kernels.OPS, "fast_weight", honest._replace(run=broken))
+    file = tmp_path / "kernels.json"
+    with pytest.raises(SystemExit) as stop:
+        bench_kernels(quick=True, ops=("fast_weight", "fast_rnn"), json=file)
+    assert stop.value.code == 1
+    result = json.loads(file.read_text())
+    assert {case["op"] for case in result["results"]} == {"fast_rnn"}, "the others are timed"
+    said = capsys.readouterr().out
+    assert len(result["refused"]) == 2
+    for problem in result["refused"]:
+        assert "fast_weight at T, B, H, D" in problem
+        assert f"{wrong} " in problem
+        assert f"refused to time {problem}" in said
+
+
+def test_what_cannot_run_is_named():
+    with pytest.raises(ConfigError, match=r"unknown op 'fast_weigth'. Did you mean 'fast_weight'"):
+        bench_kernels(ops=("fast_weigth",))
+    if not torch.cuda.is_available():
+        with pytest.raises(BackendError, match="backend 'cuda' is not available: torch finds no"):
+            bench_kernels(device="cuda")
+
+
+NEEDS_LITTLE = """
+import runpy, sys
+
+class Refuse:
+    names = {"tyro", "rich", "gymnasium", "envpool", "ale_py", "pydantic", "yaml", "tensorboard",
+             "safetensors", "filelock", "PIL", "matplotlib", "av"}
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in self.names:
+            raise ImportError(f"{name} must not be imported here")
+
+sys.meta_path.insert(0, Refuse())
+sys.argv = ["kernels", "--quick", "--ops", "fast_weight"]
+runpy.run_module("fwp_rl.bench.kernels", run_name="__main__")
+"""
+
+
+def test_torch_and_numba_are_all_it_needs():
+    result = subprocess.run(
+        [sys.executable, "-c", NEEDS_LITTLE], capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("| fast_weight |") == 2
