@@ -15,7 +15,7 @@ from typing import Any, Union
 
 from fwp_rl.registry import suggestion
 
-__all__ = ["ConfigError", "Range", "check_ranges"]
+__all__ = ["ConfigError", "Range", "check_ranges", "union_members"]
 
 
 class ConfigError(ValueError):
@@ -48,8 +48,8 @@ class Range:
 
 
 def check_ranges(config: Any) -> None:
-    """Raise ConfigError unless every number field of a dataclass has its type and range, and every
-    choice field one of its choices."""
+    """Raise ConfigError unless every number field of a dataclass has its type and range, every
+    choice field one of its choices, and every string field a string."""
     for name, hint in _hints(config.__class__).items():
         problem = _problem(getattr(config, name), hint)
         if problem:
@@ -68,7 +68,7 @@ def _problem(value: Any, hint: Any) -> str | None:
     if typing.get_origin(hint) is typing.Annotated:
         hint, *extras = typing.get_args(hint)
         allowed = next((extra for extra in extras if isinstance(extra, Range)), allowed)
-    options = _union_members(hint)
+    options = union_members(hint)
     if value is None and type(None) in options:
         return None
     choices = [c for o in options if typing.get_origin(o) is typing.Literal for c in o.__args__]
@@ -77,6 +77,8 @@ def _problem(value: Any, hint: Any) -> str | None:
             return None
         hint_text = suggestion(str(value), map(str, choices))
         return f"got {value!r}, expected one of {', '.join(map(str, choices))}. {hint_text}".strip()
+    if str in options:
+        return None if isinstance(value, str) else f"got {value!r}, expected a string"
     kinds = [kind for kind in (bool, int, float) if kind in options]
     if not kinds:
         return None
@@ -90,7 +92,8 @@ def _problem(value: Any, hint: Any) -> str | None:
     return None if allowed.allows(value) else f"got {value!r}, expected {allowed}"
 
 
-def _union_members(hint: Any) -> tuple[Any, ...]:
+def union_members(hint: Any) -> tuple[Any, ...]:
+    """The types that a hint allows: itself, unless it is a union."""
     if typing.get_origin(hint) in (Union, types.UnionType):
         return typing.get_args(hint)
     return (hint,)

@@ -22,6 +22,7 @@ from rich.table import Table
 import fwp_rl
 from fwp_rl.config import ConfigError
 from fwp_rl.envs import Game, VectorEnv
+from fwp_rl.envs.atari import protocol_in_words
 from fwp_rl.reports.atari_scores import human_normalized
 from fwp_rl.reports.plots import learning_curve
 from fwp_rl.reports.video import write_video
@@ -154,8 +155,8 @@ def finish_run(path: Path, config: TrainConfig) -> None:
         """A finished training is not to fail for a picture."""
         try:
             made.append(make())
-        except (ImportError, OSError, RuntimeError) as error:
-            console.print(f"No {what}: {error}", soft_wrap=True)
+        except Exception as error:
+            console.print(f"No {what}: {type(error).__name__}: {error}", soft_wrap=True)
 
     if config.evaluation_games:
         result = evaluate(path, games=config.evaluation_games, device=config.device)
@@ -184,7 +185,7 @@ def run_of(path: Path) -> Path | None:
 
 
 def evaluation_table(result: dict[str, Any]) -> Table:
-    """The summary of an evaluation, for a terminal."""
+    """The summary of an evaluation, for a terminal; older results may lack some of its rows."""
     protocol, summary = result["protocol"], result["summary"]
     table = Table(
         title=f"{summary['task']}: {protocol['games']} whole games, {protocol['actions']} actions, "
@@ -203,27 +204,22 @@ def evaluation_table(result: dict[str, Any]) -> Table:
     rows["lowest, highest"] = f"{summary['min']:g}, {summary['max']:g}"
     rows["mean length in steps"] = f"{summary['mean_length']:.0f}"
     rows["games cut by the time limit"] = str(summary["truncated"])
-    if summary["success"] is not None:
+    if summary.get("success") is not None:
         rows["success"] = f"{100 * summary['success']['rate']:.1f} %"
         low, high = (100 * end for end in summary["success"]["interval"])
         rows["95 % interval of the success"] = f"{low:.1f} to {high:.1f} %"
-    if "protocol" in result["environment"]:
-        rows["protocol of play"] = _protocol(result["environment"])
+    environment = result["environment"]
+    if "protocol" in environment:
+        rows["protocol of play"] = protocol_in_words(environment)
+    if "backend" in environment:
+        rows["played by"] = environment["backend"]
+    if "screens" in environment:
+        rows["screens in an observation"] = str(environment["screens"])
     if summary["human_normalized"] is not None:
         rows["human-normalised"] = f"{100 * summary['human_normalized']:.1f} %"
     for name, value in rows.items():
         table.add_row(name, value)
     return table
-
-
-def _protocol(environment: dict[str, Any]) -> str:
-    """``machado``, or ``classic, but frame_skip 2`` where a rule is not the protocol's."""
-    name: str = environment["protocol"]
-    changes = {**environment["changed_rules"]}
-    if environment["flicker"]:
-        changes["flicker"] = environment["flicker"]
-    words = ", ".join(f"{rule} {value}" for rule, value in changes.items())
-    return f"{name}, but {words}" if words else name
 
 
 def _load(path: str | Path, checkpoint: Literal["last", "best"]) -> SavedPolicy:

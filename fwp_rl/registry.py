@@ -53,15 +53,14 @@ class Registry(Mapping[str, type[T]], Generic[T]):
                 return name
         raise UnknownNameError(f"{cls.__name__} is not a registered {self.kind}")
 
-    def __getitem__(self, name: str) -> type[T]:
-        key = self._key(name)
-        if key not in self._classes:
-            hint = suggestion(name, self._classes)
+    def __getitem__(self, name: object) -> type[T]:
+        if not isinstance(name, str) or name not in self:
+            hint = suggestion(str(name), self._classes)
             raise UnknownNameError(
                 f"unknown {self.kind} {name!r}. {hint + ' ' if hint else ''}"
                 f"Known: {', '.join(sorted(self._classes))}"
             )
-        return self._classes[key]
+        return self._classes[self._key(name)]
 
     def __contains__(self, name: object) -> bool:
         return isinstance(name, str) and self._key(name) in self._classes

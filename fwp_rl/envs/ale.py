@@ -28,7 +28,6 @@ Measured on ale-py 0.12.1, and held by the tests of this file:
 """
 
 import hashlib
-import os
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -40,7 +39,7 @@ from numpy.typing import NDArray
 from fwp_rl.config import ConfigError
 from fwp_rl.envs.atari import AtariConfig, describe_protocol
 from fwp_rl.envs.base import EnvStep, check_action
-from fwp_rl.envs.bookkeeping import Books, check_columns, check_render
+from fwp_rl.envs.bookkeeping import Books, Lifetime, check_columns, check_render
 from fwp_rl.envs.flicker import Flicker
 
 __all__ = ["AleEnv"]
@@ -112,27 +111,22 @@ class AleEnv:
         self._books = Books(self.num_envs)
         self._flicker = Flicker(config.flicker, config.num_screens, self._seeds)
         self._render = render
-        self._pid = os.getpid()
-        self._started = False
+        self._lifetime = Lifetime()
 
     def reset(self) -> NDArray[np.uint8]:
         """Start every column: the first observations ``[B, frame_stack, 84, 84]``. Once only."""
-        emulators = self._live()
-        if self._started:
-            raise RuntimeError("reset() was called before: episodes restart by themselves")
-        self._started = True
-        screen, self._lives = self._reset(emulators, seed=np.array(self._seeds))
+        self._lifetime.start()
+        screen, self._lives = self._reset(seed=np.array(self._seeds))
         self._stack = np.repeat(screen, self.config.num_screens, axis=1)
         return self._flicker(self._stack, np.ones(self.num_envs, np.bool_))
 
     def step(self, action: NDArray[Any]) -> EnvStep:
         """Play one action per column. Raises ActionError for anything but B action numbers."""
-        emulators = self._live()
-        if not self._started:
-            raise RuntimeError("step() before reset(): call reset() for the first observations")
+        self._lifetime.check_started()
         action = check_action(action, self.num_envs, self.spec.num_actions)
         dummy = self._books.dummy
-        answers = [emulator.step(np.where(dummy, self._opening, action)) for emulator in emulators]
+        action = np.where(dummy, self._opening, action)
+        answers = [emulator.step(action) for emulator in self._emulators]
         screen, reward, game_over, _, info = answers[0]
         self._colour = answers[-1][0]
         lives = info["lives"]
@@ -142,7 +136,7 @@ class AleEnv:
         hidden_end = dummy & ~self._over & game_over
         restart = self._cut | hidden_end
         if restart.any():
-            screen, lives = self._reset(emulators, options={"reset_mask": restart})
+            screen, lives = self._reset(options={"reset_mask": restart})
         new_game = self._over | hidden_end
 
         self._steps += ~dummy
@@ -165,23 +159,20 @@ class AleEnv:
 
     def render(self, column: int) -> NDArray[np.uint8]:
         """The console's own screen, ``[210, 160, 3]`` in most games, in colour."""
-        self._live()
+        self._lifetime.check_started("render")
         check_render(self._render, column, self.num_envs)
-        if not self._started:
-            raise RuntimeError("render() before reset(): there is no screen yet")
         screen: NDArray[np.uint8] = self._colour[column, 0].copy()
         return screen
 
     def describe(self) -> dict[str, Any]:
         """The protocol, all arguments of ale-py's vector environment, its version, the ROM's
         MD5."""
+        self._lifetime.check_open()
         return {
             **describe_protocol(self.config),
-            "backend": "ale",
             "task_id": self._rom_id,
             "num_envs": self.num_envs,
             "seeds": self._seeds,
-            "frame_stack": self.config.num_screens,
             **self._arguments,
             "ale_py": version("ale-py"),
             "rom_md5": hashlib.md5(self._rom.read_bytes(), usedforsecurity=False).hexdigest(),
@@ -189,25 +180,15 @@ class AleEnv:
 
     def close(self) -> None:
         """Stop the threads and drop the emulators; ale-py's own close() does neither."""
+        self._lifetime.close()
         self._emulators = []
 
-    def _reset(self, emulators: list[Any], **arguments: Any) -> tuple[Any, NDArray[np.int32]]:
+    def _reset(self, **arguments: Any) -> tuple[Any, NDArray[np.int32]]:
         """Start games as ale-py's ``reset`` has it: all columns' screens and lives."""
-        answers = [emulator.reset(**arguments) for emulator in emulators]
+        answers = [emulator.reset(**arguments) for emulator in self._emulators]
         self._colour = answers[-1][0]
         screen, info = answers[0]
         return screen, info["lives"]
-
-    def _live(self) -> list[Any]:
-        if not self._emulators:
-            raise RuntimeError("this environment was closed: make a new one")
-        if os.getpid() != self._pid:
-            raise RuntimeError(
-                f"this environment belongs to process {self._pid} and would hang in its forked "
-                f"child {os.getpid()}: make it in the process that steps it, and start workers "
-                "with the 'spawn' method"
-            )
-        return self._emulators
 
 
 def _find_rom(game: str) -> tuple[str, Path]:

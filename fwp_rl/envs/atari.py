@@ -18,8 +18,8 @@ of this file:
 
 import hashlib
 import re
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -43,6 +43,7 @@ __all__ = [
     "LifeFlags",
     "canonical_game",
     "describe_protocol",
+    "protocol_in_words",
 ]
 
 _GAMES_BY_ACTIONS = {
@@ -137,7 +138,8 @@ class AtariConfig(EnvConfig):
     """An Atari 2600 game: its last four screens (or fewer), grey, 84 x 84.
 
     A protocol settles the rules of play; each rule can be set on its own as well, and is then
-    named beside the protocol in every result.
+    named beside the protocol in every result. A rule that is set as the protocol has it becomes
+    None: it is the protocol's.
     """
 
     game: str = "Breakout"
@@ -176,6 +178,9 @@ class AtariConfig(EnvConfig):
     def __post_init__(self) -> None:
         check_ranges(self)
         object.__setattr__(self, "game", canonical_game(self.game))
+        for name, value in asdict(PROTOCOLS[self.protocol]).items():
+            if getattr(self, name) == value:
+                object.__setattr__(self, name, None)
         rules = self.rules
         if rules.max_frames < rules.frame_skip:
             raise ConfigError(
@@ -197,13 +202,8 @@ class AtariConfig(EnvConfig):
     @property
     def changed_rules(self) -> dict[str, Any]:
         """The rules that are not the protocol's."""
-        protocol = asdict(PROTOCOLS[self.protocol])
-        given = {name: getattr(self, name) for name in protocol}
-        return {
-            name: value
-            for name, value in given.items()
-            if value is not None and value != protocol[name]
-        }
+        given = {field.name: getattr(self, field.name) for field in fields(AtariRules)}
+        return {name: value for name, value in given.items() if value is not None}
 
     @property
     def num_screens(self) -> int:
@@ -219,6 +219,15 @@ class AtariConfig(EnvConfig):
             observation_shape=(self.num_screens, 84, 84),
             num_actions=full if self.rules.full_action_space else _MINIMAL_ACTIONS[self.game],
         )
+
+    def settled(self) -> dict[str, Any]:
+        return asdict(self.rules)
+
+    def terms(self) -> str:
+        rules = ", ".join(f"{rule} {value}" for rule, value in asdict(self.rules).items())
+        screens = f"{self.num_screens} screen{'s' if self.num_screens > 1 else ''}"
+        protocol = protocol_in_words(describe_protocol(self))
+        return f"Protocol: {protocol} ({rules}); {self.backend}, {screens}"
 
     def frame_rate(self) -> float:
         return 60 / self.rules.frame_skip
@@ -363,8 +372,23 @@ class AtariEnv:
 def describe_protocol(config: AtariConfig) -> dict[str, Any]:
     """The part of ``describe`` that both backends share: protocol, its rules, what differs."""
     return {
+        "backend": config.backend,
         "protocol": config.protocol,
         "changed_rules": config.changed_rules,
         "rules": asdict(config.rules),
         "flicker": config.flicker,
+        "screens": config.num_screens,
     }
+
+
+def protocol_in_words(described: Mapping[str, Any]) -> str:
+    """``machado``, or ``classic, but frame_skip 2`` where a rule is not the protocol's.
+
+    described  what ``describe`` said, now or when a result was stored
+    """
+    changes = dict(described.get("changed_rules", {}))
+    if described.get("flicker"):
+        changes["flicker"] = described["flicker"]
+    words = ", ".join(f"{rule} {value}" for rule, value in changes.items())
+    protocol: str = described["protocol"]
+    return f"{protocol}, but {words}" if words else protocol

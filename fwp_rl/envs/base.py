@@ -97,6 +97,16 @@ class EnvConfig:
         """Shape of an observation and number of actions, without stepping anything."""
         raise NotImplementedError
 
+    def settled(self) -> dict[str, Any]:
+        """The fields that leave their value to a named set of rules, with the values they have by
+        it. A stored config holds these, and so means the same however the set may change."""
+        return {}
+
+    def terms(self) -> str | None:
+        """The rules of play in one line, to be told when training starts; None where there is but
+        one set of them."""
+        return None
+
     def frame_rate(self) -> float | None:
         """Steps per second of play for a person to watch; None where there is no screen."""
         return None
@@ -115,12 +125,15 @@ class ActionError(ValueError):
 
 def check_action(action: NDArray[Any], num_envs: int, num_actions: int) -> NDArray[np.int32]:
     """The actions as contiguous int32 ``[B]``, or an ActionError that says what is wrong."""
-    action = np.asarray(action)
+    try:
+        action = np.asarray(action)
+    except ValueError as error:  # a ragged list
+        raise ActionError(f"actions are no array: {error}") from None
     if action.shape != (num_envs,):
         raise ActionError(
             f"actions have shape {action.shape}, expected ({num_envs},): one per column"
         )
-    if not np.issubdtype(action.dtype, np.integer):
+    if action.dtype.kind not in "iu":  # to NumPy's type tree, durations are integers too
         raise ActionError(f"actions have dtype {action.dtype}, expected an integer type")
     if action.size and (action.min() < 0 or action.max() >= num_actions):
         bad = action[(action < 0) | (action >= num_actions)][0]

@@ -1,6 +1,7 @@
-"""What the adapters share: the check of their arguments, dummy steps, the books on games, and
-random numbers that belong to a column."""
+"""What the adapters share: the check of their arguments, the order of calls, dummy steps, the books
+on games, and random numbers that belong to a column."""
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 from fwp_rl.config import ConfigError
 from fwp_rl.envs.base import EnvStep, Game
 
-__all__ = ["Books", "ColumnDraws", "check_columns", "check_render"]
+__all__ = ["Books", "ColumnDraws", "Lifetime", "check_columns", "check_render"]
 
 _MAX_SEED = 2**31 - 1
 
@@ -41,6 +42,44 @@ def check_render(enabled: bool, column: int, num_envs: int) -> None:
         raise RuntimeError("this environment draws nothing: build it with make(..., render=True)")
     if not _is_int(column) or not 0 <= column < num_envs:
         raise IndexError(f"column: got {column!r}, expected 0 to {num_envs - 1}")
+
+
+class Lifetime:
+    """The order of calls that every adapter keeps: one reset, then steps, nothing after ``close``,
+    and all of it in the process that made the environment. RuntimeError otherwise."""
+
+    def __init__(self) -> None:
+        self._pid = os.getpid()
+        self._started = False
+        self._closed = False
+
+    def start(self) -> None:
+        """Enter ``reset()``."""
+        self.check_open()
+        if self._started:
+            raise RuntimeError("reset() was called before: episodes restart by themselves")
+        self._started = True
+
+    def check_started(self, call: str = "step") -> None:
+        """Refuse a call that needs the first observations."""
+        self.check_open()
+        if not self._started:
+            raise RuntimeError(f"{call}() before reset(): call reset() for the first observations")
+
+    def check_open(self) -> None:
+        """Refuse any call to an environment that was closed, or belongs to another process."""
+        if self._closed:
+            raise RuntimeError("this environment was closed: make a new one")
+        if os.getpid() != self._pid:
+            raise RuntimeError(
+                f"this environment belongs to process {self._pid} and may hang in its forked child "
+                f"{os.getpid()}: make it in the process that steps it, and start workers with the "
+                "'spawn' method"
+            )
+
+    def close(self) -> None:
+        """Enter ``close()``, which may come at any time and more than once."""
+        self._closed = True
 
 
 class Books:

@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fwp_rl.config import ConfigError, check_ranges
 from fwp_rl.envs.base import ENVS, EnvConfig, Game
-from fwp_rl.envs.pool import Pool, PoolEnv
+from fwp_rl.envs.pool import EndedByItself, Pool, PoolEnv
 from fwp_rl.types import EnvSpec
 
 __all__ = ["ClassicConfig"]
@@ -21,6 +22,21 @@ _TASKS = {
     "MountainCar-v0": ((2,), 3, 30.0),
 }
 """Shape of an observation, number of actions, steps per second of a film."""
+
+
+def _fell(obs: Any, reward: NDArray[np.float32], info: dict[str, Any]) -> NDArray[np.bool_]:
+    """The cart is off its track, or the pole is more than 12 degrees from upright."""
+    fell: NDArray[np.bool_] = (abs(obs[:, 0]) > 2.4) | (abs(obs[:, 2]) > np.deg2rad(12))
+    return fell
+
+
+_ENDS: dict[str, EndedByItself] = {
+    "Acrobot-v1": lambda obs, reward, info: reward > -1,
+    "CartPole-v0": _fell,
+    "CartPole-v1": _fell,
+    "Catch-v0": lambda obs, reward, info: reward != 0,
+    "MountainCar-v0": lambda obs, reward, info: obs[:, 0] >= 0.5,
+}
 
 
 @ENVS.register("classic")
@@ -70,4 +86,9 @@ class ClassicConfig(EnvConfig):
             num_threads=num_threads,
             render=render,
         )
-        return PoolEnv(self.spec(), pool, lambda obs: np.asarray(obs, np.float32))
+        return PoolEnv(
+            self.spec(),
+            pool,
+            lambda obs: np.asarray(obs, np.float32),
+            ended_by_itself=_ENDS[self.task],
+        )

@@ -4,21 +4,25 @@ They restart on the next step, as ``fwp_rl/types.py`` has it. Slower than envpoo
 over columns, or a process for each.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cache
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
 from importlib.metadata import version
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fwp_rl.config import ConfigError, check_ranges
+from fwp_rl.config import ConfigError, Range, check_ranges
 from fwp_rl.envs.base import ENVS, EnvConfig, EnvStep, check_action
-from fwp_rl.envs.bookkeeping import Books, check_columns, check_render
+from fwp_rl.envs.bookkeeping import Books, Lifetime, check_columns, check_render
 from fwp_rl.types import EnvSpec
 
 __all__ = ["GymnasiumConfig", "GymnasiumEnv"]
+
+Argument = bool | int | float | str
 
 
 @ENVS.register("gymnasium")
@@ -26,14 +30,18 @@ __all__ = ["GymnasiumConfig", "GymnasiumEnv"]
 class GymnasiumConfig(EnvConfig):
     """Any Gymnasium environment with discrete actions, by its id.
 
-    uint8 images [H, W] or [H, W, C] become [C, H, W]; numeric boxes keep their shape as float32;
-    whatever else Gymnasium can flatten becomes a float32 vector. Your own environment: register it
-    from an installed package (Gymnasium's entry point ``gymnasium.envs``), or in your script before
-    the config is made.
+    uint8 images [H, W], [H, W, C] or [C, H, W] become [C, H, W]; numeric boxes keep their shape as
+    float32; whatever else Gymnasium can flatten becomes a float32 vector. uint8 that is no image is
+    divided by its upper bound. Your own environment: register it from an installed package
+    (Gymnasium's entry point ``gymnasium.envs``), or in your script before the config is made.
     """
 
     id: str = "CartPole-v1"
     """The environment's id in Gymnasium's registry, with its version."""
+    max_episode_steps: Annotated[int | None, Range(1)] = None
+    """Steps until an episode is cut; none: the limit that the id was registered with."""
+    kwargs: dict[str, Argument] = field(default_factory=dict)
+    """Arguments of the environment's own, as gymnasium.make takes them."""
     processes: bool = False
     """Run each column in a process of its own: for environments that are slow to step."""
 
@@ -44,20 +52,55 @@ class GymnasiumConfig(EnvConfig):
                 f"id: got {self.id!r}; a module is not imported because a config names it: import "
                 "it in your script, or register the environment from an installed package"
             )
+        if self.id.startswith("ALE/"):
+            raise ConfigError(
+                f"id: got {self.id!r}; Atari is a family of its own here, with protocols: "
+                f"env:atari --env.game {self.id.removeprefix('ALE/').partition('-')[0]}"
+            )
         import gymnasium
 
         try:
-            gymnasium.spec(self.id)
+            registered = gymnasium.spec(self.id).max_episode_steps
         except gymnasium.error.Error as error:
             raise ConfigError(
                 f"id: got {self.id!r}, expected one that Gymnasium has. {error}"
-            ) from (None)
+            ) from None
+        if self.max_episode_steps is None and registered is None:
+            raise ConfigError(
+                f"max_episode_steps: {self.id} is registered without a limit, so that an episode "
+                "might never end: say after how many steps it is cut"
+            )
+        self._check_kwargs()
+
+    def _check_kwargs(self) -> None:
+        given: Any = self.kwargs
+        if not isinstance(given, dict):
+            raise ConfigError(f"kwargs: got {given!r}, expected a mapping of names to values")
+        object.__setattr__(self, "kwargs", dict(given))  # what is frozen is not the caller's
+        for name, value in given.items():
+            if not isinstance(name, str):
+                raise ConfigError(f"kwargs: got the name {name!r}, expected a string")
+            if name in ("max_episode_steps", "render_mode"):
+                raise ConfigError(f"kwargs: {name} has a setting of its own here; leave it out")
+            if not isinstance(value, Argument):
+                raise ConfigError(
+                    f"kwargs: got {name} = {value!r}, expected True, False, a number or a string"
+                )
+
+    @property
+    def step_limit(self) -> int:
+        """``max_episode_steps``, settled."""
+        import gymnasium
+
+        limit = self.max_episode_steps or gymnasium.spec(self.id).max_episode_steps
+        assert limit is not None, "checked when the config was made"
+        return limit
 
     def spec(self) -> EnvSpec:
-        return _probe(self.id)[0]
+        return self._probed[0]
 
     def frame_rate(self) -> float | None:
-        return _probe(self.id)[1]
+        return self._probed[1]
 
     def make(
         self,
@@ -70,54 +113,120 @@ class GymnasiumConfig(EnvConfig):
         seeds = check_columns(num_envs, seeds, num_threads)
         return GymnasiumEnv(self, seeds, render=render)
 
+    @property
+    def _arguments(self) -> dict[str, Any]:
+        """What gymnasium.make is given beside the id."""
+        return {**self.kwargs, "max_episode_steps": self.step_limit}
 
-@cache
-def _probe(id: str) -> tuple[EnvSpec, float | None]:
-    """Spec and frame rate of an environment, from one instance of it."""
+    @cached_property
+    def _probed(self) -> tuple[EnvSpec, float | None]:
+        """Spec and frame rate, from one instance of the environment."""
+        import gymnasium
+
+        with _explained(self):
+            env: Any = gymnasium.make(self.id, **self._arguments)
+        try:
+            spec = _spec(self, env.observation_space, env.action_space)
+            films = "rgb_array" in env.metadata.get("render_modes", ())
+            return spec, float(env.metadata.get("render_fps") or 30) if films else None
+        finally:
+            env.close()
+
+
+@contextmanager
+def _explained(config: GymnasiumConfig) -> Iterator[None]:
+    """What goes wrong in the code of an environment while it is made, in one sentence."""
     import gymnasium
 
     try:
-        env: Any = gymnasium.make(id)
-    except gymnasium.error.DependencyNotInstalled as error:
-        raise ImportError(f"{id} cannot be made: {error}") from error
-    try:
-        actions, observations = env.action_space, env.observation_space
-        if not isinstance(actions, gymnasium.spaces.Discrete):
-            raise ConfigError(f"{id} has the action space {actions}, expected Discrete")
-        example = _observe(observations, gymnasium.vector.utils.batch_space(observations).sample())
-        films = "rgb_array" in env.metadata.get("render_modes", ())
-        fps = float(env.metadata.get("render_fps") or 30) if films else None
-    finally:
-        env.close()
-    spec = EnvSpec(
-        name=f"gymnasium/{id}",
+        yield
+    except Exception as error:
+        if isinstance(error, (ImportError, gymnasium.error.DependencyNotInstalled)):
+            raise ImportError(f"{config.id} cannot be made: {error}") from error
+        arguments = f" with {config.kwargs}" if config.kwargs else ""
+        raise ConfigError(
+            f"id: {config.id} cannot be made{arguments}: {type(error).__name__}: {error}"
+        ) from error
+
+
+def _spec(config: GymnasiumConfig, observations: Any, actions: Any) -> EnvSpec:
+    """The spec of an environment with these two spaces, or a ConfigError."""
+    from gymnasium import spaces
+    from gymnasium.vector.utils import batch_space
+
+    if not isinstance(actions, spaces.Discrete):
+        raise ConfigError(f"{config.id} has the action space {actions}, expected Discrete")
+    if not isinstance(observations, spaces.Space) or not observations.is_np_flattenable:
+        raise ConfigError(
+            f"{config.id} has the observation space {observations}, which cannot be flattened to a "
+            "vector"
+        )
+    example = _observer(observations, 1)(batch_space(observations).sample())
+    return EnvSpec(
+        name=f"gymnasium/{config.id}",
         observation_shape=example.shape[1:],
         num_actions=int(actions.n),
     )
-    return spec, fps
 
 
-def _observe(space: Any, obs: Any) -> NDArray[Any]:
-    """A batch of observations of a space, as ``GymnasiumConfig`` describes."""
+def _observer(space: Any, num_envs: int) -> Callable[[Any], NDArray[Any]]:
+    """Turns a vector environment's observations into ``[B, ...]``, as GymnasiumConfig says."""
     from gymnasium import spaces
     from gymnasium.vector.utils import batch_space, iterate
 
+    bounds = _bounds(space)
     if isinstance(space, spaces.Box):
-        batch = np.asarray(obs)
-        if batch.dtype == np.uint8 and batch.ndim in (3, 4):
-            images = batch if batch.ndim == 4 else batch[..., None]
-            return np.ascontiguousarray(images.transpose(0, 3, 1, 2))
-        return batch.astype(np.float32)
-    if not space.is_np_flattenable:
-        raise ConfigError(f"observations of the space {space} cannot be flattened to a vector")
-    rows = iterate(batch_space(space, len(_first_leaf(obs))), obs)
-    return np.stack([np.asarray(spaces.flatten(space, row), np.float32) for row in rows])
+        if space.dtype == np.uint8 and len(space.shape) in (2, 3):
+            return _channels_first
+        bounds = bounds.reshape(space.shape)
+        return lambda obs: np.asarray(obs, np.float32) / bounds
+    batch = batch_space(space, num_envs)
+
+    def observe(obs: Any) -> NDArray[Any]:
+        rows = [np.asarray(spaces.flatten(space, row), np.float32) for row in iterate(batch, obs)]
+        return np.stack(rows) / bounds
+
+    return observe
 
 
-def _first_leaf(obs: Any) -> Any:
-    while isinstance(obs, (dict, tuple)):
-        obs = next(iter(obs.values())) if isinstance(obs, dict) else obs[0]
-    return obs
+def _channels_first(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """[B, H, W], [B, H, W, C] or [B, C, H, W] as [B, C, H, W]: the first axis is the channels'
+    where it is shorter than both others."""
+    if images.ndim == 3:
+        return images[:, None]
+    first, *others = images.shape[1:]
+    if first < min(others):
+        return images
+    return np.ascontiguousarray(images.transpose(0, 3, 1, 2))
+
+
+def _bounds(space: Any) -> NDArray[np.float32]:
+    """What each entry of a flattened space is divided by: the upper bound of uint8, else 1."""
+    from gymnasium import spaces
+
+    if isinstance(space, (spaces.Dict, spaces.Tuple)):
+        parts = space.values() if isinstance(space, spaces.Dict) else space
+        return np.concatenate([np.ones(0, np.float32), *map(_bounds, parts)])
+    if isinstance(space, spaces.Box) and space.dtype == np.uint8:
+        return np.maximum(space.high.ravel().astype(np.float32), 1)
+    return np.ones(spaces.flatdim(space), np.float32)
+
+
+@contextmanager
+def _signals_kept_from_children() -> Iterator[None]:
+    """Processes that start inside never get Ctrl-C or Slurm's SIGUSR1: these reach a whole group
+    of processes, and are for the one that steps the columns."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    from multiprocessing import resource_tracker
+
+    resource_tracker.ensure_running()  # started later, it would unblock what is blocked here
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGUSR1})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class GymnasiumEnv:
@@ -129,48 +238,50 @@ class GymnasiumEnv:
         import gymnasium
 
         self.config = config
-        self.spec = config.spec()
         self.num_envs = len(seeds)
         self._seeds = list(seeds)
         self._render = render
+        self._lifetime = Lifetime()
+        self._stepping = False
         self._books = Books(self.num_envs)
         vector: dict[str, Any] = {"autoreset_mode": gymnasium.vector.AutoresetMode.NEXT_STEP}
         if config.processes:
             vector["context"] = "spawn"
-        arguments: dict[str, Any] = {"render_mode": "rgb_array"} if render else {}
-        try:
+        picture: dict[str, Any] = {"render_mode": "rgb_array"} if render else {}
+        with _explained(config), _signals_kept_from_children():
             self._env: Any = gymnasium.make_vec(
                 config.id,
                 num_envs=self.num_envs,
                 vectorization_mode="async" if config.processes else "sync",
                 vector_kwargs=vector,
-                **arguments,
+                **config._arguments,
+                **picture,
             )
-        except gymnasium.error.DependencyNotInstalled as error:
-            raise ImportError(f"{config.id} cannot be made: {error}") from error
-        self._space = self._env.single_observation_space
+        observations: Any = self._env.single_observation_space
         actions: Any = self._env.single_action_space
+        self.spec = _spec(config, observations, actions)
+        self._observe = _observer(observations, self.num_envs)
         self._first_action = int(actions.start)
-        self._started = False
 
     def reset(self) -> NDArray[Any]:
         """Start every column: the first observations. Once only."""
-        env = self._live()
-        if self._started:
-            raise RuntimeError("reset() was called before: episodes restart by themselves")
-        self._started = True
-        return _observe(self._space, env.reset(seed=self._seeds)[0])
+        self._lifetime.start()
+        return self._observe(self._env.reset(seed=self._seeds)[0])
 
     def step(self, action: NDArray[Any]) -> EnvStep:
         """Play one action per column. Raises ActionError for anything but B action numbers."""
-        env = self._live()
-        if not self._started:
-            raise RuntimeError("step() before reset(): call reset() for the first observations")
+        self._lifetime.check_started()
         action = check_action(action, self.num_envs, self.spec.num_actions)
-        obs, reward, terminated, truncated, _ = env.step(action + self._first_action)
+        self._stepping = True
+        try:
+            answer = self._env.step(action + self._first_action)
+        except (EOFError, ConnectionError) as error:  # of a pipe; what columns raise comes as it is
+            raise RuntimeError(f"the process of a column of {self.config.id} has died") from error
+        self._stepping = False
+        obs, reward, terminated, truncated, _ = answer
         truncated = truncated & ~terminated
         return self._books.enter(
-            _observe(self._space, obs),
+            self._observe(obs),
             reward=np.asarray(reward, np.float32),
             terminated=terminated,
             truncated=truncated,
@@ -182,37 +293,65 @@ class GymnasiumEnv:
         """The environment's own picture of one column, ``[height, width, 3]``."""
         import gymnasium
 
-        env = self._live()
+        self._lifetime.check_started("render")
         check_render(self._render, column, self.num_envs)
         try:
-            screen: NDArray[np.uint8] = env.render()[column]
+            picture = self._env.render()[column]
         except gymnasium.error.DependencyNotInstalled as error:
             raise ImportError(f"{self.config.id} cannot be drawn: {error}") from error
-        return screen
+        return _screen(picture, self.config.id)
 
     def describe(self) -> dict[str, Any]:
         """The id, the environment's class, arguments and limit, gymnasium's version."""
         import gymnasium
 
-        self._live()
+        self._lifetime.check_open()
         spec = gymnasium.spec(self.config.id)
+        arguments = spec.kwargs | self.config.kwargs
         return {
             "backend": "gymnasium",
             "task_id": self.config.id,
             "entry_point": str(spec.entry_point),
-            "arguments": {name: repr(value) for name, value in spec.kwargs.items()},
-            "max_episode_steps": spec.max_episode_steps,
+            "arguments": {name: repr(value) for name, value in arguments.items()},
+            "max_episode_steps": self.config.step_limit,
             "seeds": self._seeds,
             "gymnasium": version("gymnasium"),
         }
 
     def close(self) -> None:
         """Close the columns and their processes."""
-        if self._env is not None:
-            self._env.close()
-        self._env = None
+        self._lifetime.close()
+        env, self._env = self._env, None
+        if env is None:
+            return
+        if self.config.processes and (
+            self._stepping or not all(process.is_alive() for process in env.processes)
+        ):
+            # one has died, or a step was broken off: asked to close, they might never answer
+            for process in env.processes:
+                process.kill()
+                process.join()
+            env.closed = True
+        else:
+            env.close()
 
-    def _live(self) -> Any:
-        if self._env is None:
-            raise RuntimeError("this environment was closed: make a new one")
-        return self._env
+
+def _screen(picture: Any, id: str) -> NDArray[np.uint8]:
+    """A rendered picture as uint8 ``[H, W, 3]``: grey, with an alpha channel or of another integer
+    type as well. RuntimeError for what is none."""
+    screen = np.asarray(picture)
+    if screen.ndim == 2:
+        screen = screen[..., None]
+    if (
+        screen.ndim != 3
+        or not screen.size
+        or screen.shape[2] not in (1, 3, 4)
+        or screen.dtype.kind not in "iu"
+        or not 0 <= screen.min() <= screen.max() <= 255
+    ):
+        raise RuntimeError(
+            f"{id} draws {type(picture).__name__} {screen.dtype} {list(screen.shape)}, expected "
+            "whole numbers from 0 to 255 [height, width, 3]"
+        )
+    channels = [0, 0, 0] if screen.shape[2] == 1 else [0, 1, 2]
+    return np.ascontiguousarray(screen[..., channels], dtype=np.uint8)

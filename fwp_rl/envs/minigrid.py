@@ -4,7 +4,8 @@ Chevalier-Boisvert et al., "Minigrid & Miniworld" (2023). ``Memory*`` shows an o
 of a hallway and asks for it at the end, at a fork with one object to each side. In S7 and S9, and
 where the Random ones draw a short hallway, a look back from the fork shows all three objects at
 once, so that no memory is needed; in S11 and S13 they are too far apart. The goal earns
-1 - 0.9 steps / limit, everything else 0.
+1 - 0.9 steps / limit, everything else 0: also the end at the wrong object, or at the blue door of
+``RedBlueDoors*`` before the red one.
 """
 
 import re
@@ -58,6 +59,9 @@ VIEW = 7
 CODES = (11, 6, 3)
 """A cell's object, colour and state (open, closed, locked), each one of so many."""
 NUM_DIRECTIONS = 4
+_OPEN_BLUE_DOOR = (4, 2, 0)
+"""A cell's codes. The agent stands in the middle of the view's last row, and what it opens is in
+front of it."""
 
 
 def _canonical_task(name: str) -> str:
@@ -121,7 +125,20 @@ class MiniGridConfig(EnvConfig):
             num_threads=num_threads,
             render=render,
         )
-        return PoolEnv(self.spec(), pool, _one_hot)
+        return PoolEnv(self.spec(), pool, _one_hot, ended_by_itself=self._ended_by_itself)
+
+    def _ended_by_itself(
+        self, obs: dict[str, Any], reward: NDArray[np.float32], info: dict[str, Any]
+    ) -> NDArray[np.bool_]:
+        """The goal was reached or missed: to be told where envpool calls it truncated."""
+        ended: NDArray[np.bool_] = reward > 0
+        if memory := re.match(r"MemoryS(\d+)", self.task):
+            # behind the first room, only the two ends of the fork lie off the middle row
+            column, row = info["agent_pos"].T
+            ended = (column > 4) & (row != int(memory[1]) // 2)
+        elif self.task.startswith("RedBlueDoors"):
+            ended = (obs["image"][:, VIEW // 2, VIEW - 2] == _OPEN_BLUE_DOOR).all(axis=-1)
+        return ended
 
 
 @cache

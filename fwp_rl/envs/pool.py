@@ -7,13 +7,14 @@ Measured on envpool 1.2.5, and held by the tests of the adapters:
 
 - The step after an end ignores its action and returns the first observation of what follows: the
   dummy step of ``fwp_rl/types.py``, with reward 0 and both flags down.
+- An episode that ends on the very step of its limit is called truncated, whatever ended it. Who
+  knows how a task ends tells ``PoolEnv``.
 - A synchronous pool (``batch_size == num_envs``) returns its rows in column order.
 - Column i seeded with a number behaves alike in every pool, for any number of threads.
 - Actions out of range are accepted, a NaN or a vector of the wrong length ends the process.
 - A pool used in a forked child hangs; ``close()`` does not stop it, dropping it does.
 """
 
-import os
 import warnings
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
@@ -23,13 +24,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fwp_rl.envs.base import EnvStep, check_action
-from fwp_rl.envs.bookkeeping import Books, check_columns, check_render
+from fwp_rl.envs.bookkeeping import Books, Lifetime, check_columns, check_render
 from fwp_rl.types import EnvSpec
 
-__all__ = ["Pool", "PoolEnv", "PoolStep"]
+__all__ = ["EndedByItself", "Pool", "PoolEnv", "PoolStep"]
 
 PoolStep = tuple[Any, NDArray[np.float32], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]
 """Observations, reward, terminated, truncated, info: envpool's answer to a step."""
+
+EndedByItself = Callable[[Any, NDArray[np.float32], dict[str, Any]], NDArray[np.bool_]]
+"""From envpool's observations, reward and info after a step, ``[B]``: the task has come to its end,
+time limit or not."""
 
 
 class Pool:
@@ -55,8 +60,7 @@ class Pool:
         self.task_id = task_id
         self._num_actions = num_actions
         self._render = render
-        self._pid = os.getpid()
-        self._started = False
+        self._lifetime = Lifetime()
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", ".*precision lowered by casting")  # bounds of spaces
             self._pool: Any = envpool.make(
@@ -73,32 +77,29 @@ class Pool:
 
     def reset(self) -> tuple[Any, dict[str, Any]]:
         """Start every column: the first observations, and envpool's info. Once only."""
-        pool = self._live()
-        if self._started:
-            raise RuntimeError("reset() was called before: episodes restart by themselves")
-        self._started = True
-        first: tuple[Any, dict[str, Any]] = pool.reset()
+        self._lifetime.start()
+        first: tuple[Any, dict[str, Any]] = self._pool.reset()
         return first
 
     def step(self, action: NDArray[Any]) -> PoolStep:
         """Play one action per column. Raises ActionError for anything but B action numbers."""
-        pool = self._live()
-        if not self._started:
-            raise RuntimeError("step() before reset(): call reset() for the first observations")
-        answer: PoolStep = pool.step(check_action(action, self.num_envs, self._num_actions))
+        self._lifetime.check_started()
+        action = check_action(action, self.num_envs, self._num_actions)
+        answer: PoolStep = self._pool.step(action)
         return answer
 
     def render(self, column: int) -> NDArray[np.uint8]:
         """The screen of one column, ``[height, width, 3]``."""
-        pool = self._live()
+        self._lifetime.check_open()
         check_render(self._render, column, self.num_envs)
-        screen: NDArray[np.uint8] = pool.render(env_ids=[int(column)])[0]
+        screen: NDArray[np.uint8] = self._pool.render(env_ids=[int(column)])[0]
         return screen
 
     @property
     def arguments(self) -> dict[str, Any]:
         """envpool's whole configuration; its ``base_path`` is a path of this machine."""
-        return dict(self._live().config)
+        self._lifetime.check_open()
+        return dict(self._pool.config)
 
     def describe(self) -> dict[str, Any]:
         """The task, envpool's configuration without paths, its version and that of its assets."""
@@ -114,31 +115,31 @@ class Pool:
 
     def close(self) -> None:
         """Stop the pool's threads and drop it; envpool's own close() does neither."""
+        self._lifetime.close()
         self._pool = None
-
-    def _live(self) -> Any:
-        if self._pool is None:
-            raise RuntimeError("this environment was closed: make a new one")
-        if os.getpid() != self._pid:
-            raise RuntimeError(
-                f"this environment belongs to process {self._pid} and would hang in its forked "
-                f"child {os.getpid()}: make it in the process that steps it, and start workers "
-                "with the 'spawn' method"
-            )
-        return self._pool
 
 
 class PoolEnv:
     """B columns of an envpool task whose two flags say how an episode ends; a game is an episode.
 
-    observe  turns envpool's observations into ``[B, *spec.observation_shape]``
+    observe          turns envpool's observations into ``[B, *spec.observation_shape]``
+    ended_by_itself  tells what envpool's flags do not: an end on the very step of the limit.
+                     Without it, all ends on that step are truncations.
     """
 
-    def __init__(self, spec: EnvSpec, pool: Pool, observe: Callable[[Any], NDArray[Any]]) -> None:
+    def __init__(
+        self,
+        spec: EnvSpec,
+        pool: Pool,
+        observe: Callable[[Any], NDArray[Any]],
+        *,
+        ended_by_itself: EndedByItself | None = None,
+    ) -> None:
         self.spec = spec
         self.num_envs = pool.num_envs
         self._pool = pool
         self._observe = observe
+        self._ended_by_itself = ended_by_itself
         self._books = Books(self.num_envs)
 
     def reset(self) -> NDArray[Any]:
@@ -147,7 +148,9 @@ class PoolEnv:
 
     def step(self, action: NDArray[Any]) -> EnvStep:
         """Play one action per column. Raises ActionError for anything but B action numbers."""
-        obs, reward, terminated, truncated, _ = self._pool.step(action)
+        obs, reward, terminated, truncated, info = self._pool.step(action)
+        if self._ended_by_itself is not None and truncated.any():
+            terminated = terminated | (truncated & self._ended_by_itself(obs, reward, info))
         truncated = truncated & ~terminated
         return self._books.enter(
             self._observe(obs),

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from fwp_rl.config import ConfigError, Range, check_ranges
 from fwp_rl.envs.base import ENVS, EnvConfig, EnvStep, Game, check_action
-from fwp_rl.envs.bookkeeping import Books, ColumnDraws, check_columns, check_render
+from fwp_rl.envs.bookkeeping import Books, ColumnDraws, Lifetime, check_columns, check_render
 from fwp_rl.types import EnvSpec
 
 __all__ = ["RecallConfig", "RecallEnv", "ScriptedConfig", "ScriptedEnv", "ScriptedEpisode"]
@@ -83,6 +83,7 @@ class RecallEnv:
         self.num_envs = len(seeds)
         self._seeds = [int(seed) for seed in seeds]
         self._render = render
+        self._lifetime = Lifetime()
         self._books = Books(self.num_envs)
         self._draws = ColumnDraws(seeds)
         self._step = np.zeros(self.num_envs, np.int64)
@@ -90,12 +91,14 @@ class RecallEnv:
         self._query = self._draw_query()
 
     def reset(self) -> NDArray[np.float32]:
-        """The first observations ``[B, num_cues + 2]``."""
+        """The first observations ``[B, num_cues + 2]``. Once only."""
+        self._lifetime.start()
         self._obs = self._observe()
         return self._obs
 
     def step(self, action: NDArray[Any]) -> EnvStep:
         """Play one action per column. Raises ActionError for anything but B action numbers."""
+        self._lifetime.check_started()
         action = check_action(action, self.num_envs, self.spec.num_actions)
         dummy = self._books.dummy
         terminated = ~dummy & (self._step == self._query)
@@ -118,15 +121,18 @@ class RecallEnv:
 
     def render(self, column: int) -> NDArray[np.uint8]:
         """The observation as a row of grey squares."""
+        self._lifetime.check_started("render")
         check_render(self._render, column, self.num_envs)
         row = (self._obs[column] * 255).astype(np.uint8)
         return np.repeat(np.kron(row, np.ones((16, 16), np.uint8))[..., None], 3, axis=2)
 
     def describe(self) -> dict[str, Any]:
+        self._lifetime.check_open()
         return {"task_id": "recall", **asdict(self.config), "seeds": self._seeds}
 
     def close(self) -> None:
-        """Nothing is held open."""
+        """Nothing was held open."""
+        self._lifetime.close()
 
     def _observe(self) -> NDArray[np.float32]:
         """[B, num_cues + 2]; all zeros after the query."""
@@ -202,16 +208,19 @@ class ScriptedEnv:
         self.spec = config.spec()
         self.num_envs = num_envs
         self._render = render
+        self._lifetime = Lifetime()
         self._books = Books(num_envs)
         self._episode = np.zeros(num_envs, np.int64)
         self._step = np.zeros(num_envs, np.int64)
 
     def reset(self) -> NDArray[np.float32]:
-        """The first observations ``[B, 3]``."""
+        """The first observations ``[B, 3]``. Once only."""
+        self._lifetime.start()
         return self._observe()
 
     def step(self, action: NDArray[Any]) -> EnvStep:
         """Play one step of the script. Raises ActionError as any environment does."""
+        self._lifetime.check_started()
         check_action(action, self.num_envs, self.spec.num_actions)
         reward = np.zeros(self.num_envs, np.float32)
         ends = np.full(self.num_envs, "", dtype="U10")
@@ -237,14 +246,17 @@ class ScriptedEnv:
 
     def render(self, column: int) -> NDArray[np.uint8]:
         """A grey screen whose level is the step of the episode."""
+        self._lifetime.check_started("render")
         check_render(self._render, column, self.num_envs)
         return np.full((32, 32, 3), self._step[column] % 256, np.uint8)
 
     def describe(self) -> dict[str, Any]:
+        self._lifetime.check_open()
         return {"task_id": "scripted", **asdict(self.config)}
 
     def close(self) -> None:
-        """Nothing is held open."""
+        """Nothing was held open."""
+        self._lifetime.close()
 
     def _observe(self) -> NDArray[np.float32]:
         counts = [np.arange(self.num_envs), self._episode, self._step]

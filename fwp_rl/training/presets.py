@@ -44,8 +44,12 @@ def preset_names() -> list[str]:
     return sorted(path.stem for path in configs_dir().glob("*.yaml"))
 
 
-def load_preset(name_or_path: str) -> TrainConfig:
+def load_preset(name_or_path: str | Path) -> TrainConfig:
     """A preset by its name, or any YAML file by its path (``./mine.yaml``)."""
+    given: Any = name_or_path
+    if not isinstance(given, (str, Path)):
+        raise ConfigError(f"preset: got {given!r}, expected a name or the path of a .yaml file")
+    name_or_path = str(name_or_path)
     path = Path(name_or_path)
     if path.suffix not in (".yaml", ".yml"):
         names = preset_names()
@@ -95,6 +99,8 @@ def env_config_from_dict(data: Mapping[str, Any], *, source: str = "env") -> Env
 def config_to_dict(config: Any, as_type: type | None = None) -> dict[str, Any]:
     """Plain data that rebuilds the config: the inverse of the ``*_from_dict`` functions.
 
+    Rules that an environment's protocol settles are written out.
+
     ``as_type`` keeps the fields of that base class alone: a training config is a policy config.
     """
     data: dict[str, Any] = {}
@@ -106,6 +112,8 @@ def config_to_dict(config: Any, as_type: type | None = None) -> dict[str, Any]:
         if dataclasses.is_dataclass(value):
             value = config_to_dict(value)
         data[field.name] = list(value) if isinstance(value, tuple) else value
+    if isinstance(config, EnvConfig):
+        data |= config.settled()
     return data
 
 

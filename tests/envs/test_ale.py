@@ -327,7 +327,7 @@ def test_describe_holds_what_a_result_depends_on() -> None:
         "num_threads": 1,
         "noop_max": 0,
         "reward_clipping": False,
-        "frame_stack": 4,
+        "screens": 4,
         "ale_py": version("ale-py"),
         "changed_rules": {"noop_max": 0, "max_frames": 4000},
     }

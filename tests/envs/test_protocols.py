@@ -155,8 +155,7 @@ def play_bare(config: AtariConfig, seeds: list[int], actions: NDArray[np.int64])
 
 
 def limit_in_steps(config: AtariConfig) -> int:
-    assert config.max_frames is not None
-    return config.max_frames // int(ENVPOOL[config.protocol]["frame_skip"])
+    return config.rules.max_frames // int(ENVPOOL[config.protocol]["frame_skip"])
 
 
 Events = dict[str, NDArray[np.bool_]]
@@ -309,6 +308,38 @@ def test_a_changed_rule_is_named_beside_the_protocol() -> None:
     assert described["protocol"] == "machado"
     assert described["changed_rules"] == {"episodic_life": True}
     assert described["rules"]["episodic_life"] is described["episodic_life"] is True
+
+
+def test_a_rule_set_as_the_protocol_has_it_is_the_protocols() -> None:
+    """So that an old config, which says all of them, is the same as one that says none; and that
+    one flag gives it another protocol."""
+    for name, rules in PROTOCOLS.items():
+        plain = AtariConfig(protocol=name)  # type: ignore[arg-type]
+        assert AtariConfig(protocol=name, **asdict(rules)) == plain  # type: ignore[arg-type]
+    old = AtariConfig(**asdict(PROTOCOLS["classic"]))
+    assert replace(old, protocol="machado").rules == PROTOCOLS["machado"]
+    kept = replace(AtariConfig(frame_skip=2), protocol="machado")
+    assert kept.rules == replace(PROTOCOLS["machado"], frame_skip=2)
+
+
+def test_a_stored_config_means_the_same_when_a_protocol_has_changed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config = AtariConfig(protocol="machado", noop_max=3)
+    stored, before = config_to_dict(config), config.rules
+    assert stored["sticky_actions"] == 0.25
+    monkeypatch.setitem(PROTOCOLS, "machado", replace(PROTOCOLS["machado"], sticky_actions=0.5))
+    again = env_config_from_dict(stored)
+    assert isinstance(again, AtariConfig)
+    assert again.rules == before
+    assert again.changed_rules == {"noop_max": 3, "sticky_actions": 0.25}
+
+
+def test_the_terms_of_play_name_protocol_rules_backend_and_screens() -> None:
+    terms = AtariConfig(protocol="machado", frame_skip=2, flicker=0.5, backend="ale").terms()
+    assert "machado, but frame_skip 2, flicker 0.5" in terms
+    assert "sticky_actions 0.25" in terms
+    assert terms.endswith("ale, 1 screen")
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)

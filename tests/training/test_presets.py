@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -13,9 +14,12 @@ from fwp_rl.cores import CORES
 from fwp_rl.cores.rnn import LSTMConfig
 from fwp_rl.envs.atari import AtariConfig
 from fwp_rl.models.policy import PolicyConfig
+from fwp_rl.registry import UnknownNameError
+from fwp_rl.training.config import AGENTS
 from fwp_rl.training.presets import (
     config_to_dict,
     env_config_from_dict,
+    load_preset,
     policy_config_from_dict,
     preset_names,
 )
@@ -60,7 +64,7 @@ def test_a_float_without_a_dot_is_a_float() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{}", "agent: is missing, expected one of ppo"),
+        ("{}", "agent: is missing, expected one of impala, ppo"),
         ("{agent: pppo}", "unknown agent 'pppo'. Did you mean 'ppo'?"),
         ("{agent: ppo, learning_rat: 1}", "learning_rat: there is no such field. Did you mean"),
         ("{agent: ppo, learning_rate: .nan}", "learning_rate: got nan, expected more than 0 to 1"),
@@ -110,3 +114,11 @@ def test_python_holds_to_the_same_ranges(value: object) -> None:
 def test_swapping_the_core_in_python() -> None:
     config = dataclasses.replace(agents.load_preset("quickstart"), core=LSTMConfig())
     assert config_to_dict(config)["core"]["name"] == "lstm"
+
+
+@pytest.mark.parametrize("name", [None, 5, ["recall"], {"agent": "ppo"}])
+def test_a_preset_is_a_name(name: Any) -> None:
+    with pytest.raises(ConfigError, match=r"preset: got .*, expected a name or the path"):
+        load_preset(name)
+    with pytest.raises(UnknownNameError, match="unknown agent"):
+        AGENTS[name]

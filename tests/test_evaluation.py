@@ -1,0 +1,69 @@
+"""Evaluations' tables, and what follows a training."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from fwp_rl import agents, evaluation
+from fwp_rl.envs.atari import AtariConfig, describe_protocol
+from fwp_rl.evaluation import evaluation_table, finish_run
+
+RESULT: dict[str, Any] = {
+    "protocol": {"games": 2, "actions": "sampled", "checkpoint": "last"},
+    "summary": {
+        "task": "atari/Pong",
+        "mean": 1.5,
+        "interval": [1.0, 2.0],
+        "std": 0.7,
+        "median": 1.5,
+        "min": 1.0,
+        "max": 2.0,
+        "mean_length": 10.0,
+        "truncated": 0,
+        "success": None,
+        "human_normalized": 0.6,
+    },
+    "environment": describe_protocol(
+        AtariConfig(game="Pong", backend="ale", frame_skip=2, flicker=0.5)
+    ),
+}
+
+
+def printed(result: dict[str, Any]) -> dict[str, str]:
+    """Row → value of the table."""
+    table = evaluation_table(result)
+    names, values = (list(column.cells) for column in table.columns)
+    Console(quiet=True).print(table)
+    return dict(zip(map(str, names), map(str, values), strict=True))
+
+
+def test_the_table_names_protocol_backend_and_screens() -> None:
+    rows = printed(RESULT)
+    assert rows["protocol of play"] == "classic, but frame_skip 2, flicker 0.5"
+    assert rows["played by"] == "ale"
+    assert rows["screens in an observation"] == "1"
+
+
+def test_a_result_that_was_stored_before_there_were_success_and_protocols_has_a_table() -> None:
+    summary = {name: value for name, value in RESULT["summary"].items() if name != "success"}
+    old = RESULT | {"summary": summary, "environment": {"task_id": "Pong-v5"}}
+    rows = printed(old)
+    assert rows["mean return"] == "1.50"
+    assert "success" not in rows
+
+
+def test_a_picture_that_fails_does_not_fail_a_finished_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise ValueError("operands could not be broadcast")
+
+    for name in ("learning_curve", "record_video"):
+        monkeypatch.setattr(evaluation, name, fail)
+    finish_run(tmp_path, replace(agents.load_preset("quickstart"), evaluation_games=0))
+    said = capsys.readouterr().out
+    assert "No learning curve: ValueError: operands could not be broadcast" in said
+    assert "No video: ValueError" in said
