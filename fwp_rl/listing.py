@@ -8,7 +8,8 @@ from rich.console import Console
 from rich.table import Table
 
 from fwp_rl import agents
-from fwp_rl.cores import CORES, build_core
+from fwp_rl.cores import CORES
+from fwp_rl.cores.cost import cost
 from fwp_rl.envs import ENVS
 from fwp_rl.envs.atari import GAMES, AtariConfig
 from fwp_rl.models.base import ENCODERS
@@ -24,15 +25,19 @@ REFERENCE_INPUT = 257
 
 
 def _cores() -> None:
-    table = Table("core", "what", title=f"Cores at {REFERENCE_INPUT} inputs", title_justify="left")
-    table.add_column("parameters", justify="right")
-    table.add_column("state floats", justify="right")
-    for name in CORES:
-        core = build_core(CORES[name](), REFERENCE_INPUT)
-        parameters = sum(p.numel() for p in core.parameters())
-        floats = sum(leaf.numel() for leaf in core.initial_state(1))
-        table.add_row(name, summary(CORES[name]), f"{parameters:,}", f"{floats:,}")
-    _print(table, "Swap with core:NAME, e.g. fwp-rl train quickstart core:lstm")
+    table = Table(title=f"Cores at {REFERENCE_INPUT} inputs", title_justify="left")
+    table.add_column("core", no_wrap=True)
+    table.add_column("what")
+    for column in ("parameters", "state", "mult-adds"):
+        table.add_column(column, justify="right")
+    for name in sorted(CORES):
+        costs = cost(CORES[name](), REFERENCE_INPUT)
+        table.add_row(name, summary(CORES[name]), *(f"{number:,}" for number in costs))
+    _print(
+        table,
+        "state: floats carried from step to step for each environment; mult-adds: multiply-adds "
+        "of one step of it. Swap with core:NAME, e.g. fwp-rl train quickstart core:lstm",
+    )
 
 
 def _encoders() -> None:

@@ -12,7 +12,7 @@
    which is ``gradient_horizon=1``.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -131,8 +131,12 @@ def recording() -> Iterator[dict[str, list[Tensor]]]:
         _recorder.reset(token)
 
 
-def record(name: str, value: Tensor) -> None:
-    """Report an inner quantity, such as ``beta`` [T, B, H] or ``fast_weight`` [B, H, V, K]."""
+def record(name: str, value: Tensor | Callable[[], Tensor]) -> None:
+    """Report an inner quantity, such as ``beta`` [T, B, H] or ``fast_weight`` [B, H, V, K]; a
+    function where it takes work to have it."""
     records = _recorder.get()
-    if records is not None:
-        records.setdefault(name, []).append(value.detach())
+    if records is None:
+        return
+    with torch.no_grad():
+        value = value if isinstance(value, Tensor) else value()
+    records.setdefault(name, []).append(value.detach())

@@ -8,17 +8,27 @@ Programmers" (2021). Per head, x after LayerNorm, φ normalised:
     W ← W + β (v − W φ(k)) ⊗ φ(k);   y = W φ(q)
 
 State: per layer W [B, H, V, K].
+
+The attention-normalised variant (eq. 26-28) divides both reads by their attention weights, summed
+in z [B, H, K], a second leaf of the state:
+
+    s = z · φ(k);   W ← W + β (v − W φ(k) / s) ⊗ φ(k);   z ← z + φ(k);   y = W φ(q) / (z · φ(q))
+
+with s = 1 where nothing is held. It is the same write with the key φ(k) / s and the rate β s, as in
+the authors' language models. They report that it hurts.
 """
 
 from dataclasses import dataclass
+from typing import Final
 
+import torch
 from torch import Tensor
 
 from fwp_rl.cores.base import CORES, Core, record
 from fwp_rl.cores.fast_weight_block import (
-    FastWeightConfig,
     FastWeightCore,
     Memory,
+    NormalisedConfig,
     QueryKeyValue,
 )
 from fwp_rl.kernels.fast_weight import fast_weight
@@ -26,14 +36,17 @@ from fwp_rl.types import State
 
 __all__ = ["DeltaNetConfig"]
 
+_EPSILON: Final = 1e-5
+
 
 @CORES.register("delta_net")
 @dataclass(frozen=True, kw_only=True)
-class DeltaNetConfig(FastWeightConfig):
+class DeltaNetConfig(NormalisedConfig):
     """Fast weights written by the delta rule: replaces what is stored under a key."""
 
     def build(self, input_size: int) -> Core:
-        return FastWeightCore(self, input_size, lambda layer: _DeltaMemory(self, layer))
+        make = _NormalisedDeltaMemory if self.attention_normaliser else _DeltaMemory
+        return FastWeightCore(self, input_size, lambda layer: make(self, layer))
 
 
 class _DeltaMemory(Memory):
@@ -49,3 +62,34 @@ class _DeltaMemory(Memory):
         record("beta", beta)
         record("fast_weight", W)
         return y.flatten(-2), (W,)
+
+
+class _NormalisedDeltaMemory(Memory):
+    def __init__(self, config: DeltaNetConfig, layer: int) -> None:
+        super().__init__()
+        self.slow_net = QueryKeyValue(config, layer, extra=1)
+        H, K = config.heads, self.slow_net.key_size
+        self.state_shapes = ((H, config.value_size, K), (H, K))
+
+    def forward(self, x: Tensor, state: State, reset: Tensor) -> tuple[Tensor, State]:
+        q, k, v, rate = self.slow_net(x)
+        beta = rate.squeeze(-1).sigmoid()
+        before, z = _sums(k, state[1], reset)
+        held = (before * k).sum(-1)
+        held = torch.where(held == 0, 1.0, held)
+        key = k / (held[..., None] + _EPSILON)
+        y, W = fast_weight(q, key, v, beta * held, state[0], reset=reset, rule="delta")
+        y = y / (((before + k) * q).sum(-1, keepdim=True) + _EPSILON)
+        record("beta", beta)
+        record("fast_weight", W)
+        return y.flatten(-2), (W, z)
+
+
+def _sums(k: Tensor, z: Tensor, reset: Tensor) -> tuple[Tensor, Tensor]:
+    """Sums of an episode's keys: before each step [T, B, H, K], and after the last [B, H, K]."""
+    before = []
+    for k_t, reset_t in zip(k, reset, strict=True):
+        z = z.masked_fill(reset_t[:, None, None], 0)
+        before.append(z)
+        z = z + k_t
+    return torch.stack(before), z

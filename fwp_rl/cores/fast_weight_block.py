@@ -21,26 +21,31 @@ from fwp_rl.cores.base import Core, RecurrentCoreConfig
 from fwp_rl.cores.feature_maps import FeatureMap, FeatureMapName
 from fwp_rl.types import State
 
-__all__ = ["FastWeightConfig", "FastWeightCore", "Memory", "QueryKeyValue"]
+__all__ = [
+    "Block",
+    "BlockConfig",
+    "FastWeightConfig",
+    "FastWeightCore",
+    "Memory",
+    "NormalisedConfig",
+    "QueryKeyValue",
+    "feedforward",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
-class FastWeightConfig(RecurrentCoreConfig):
-    """Sizes of a fast weight programmer; the defaults are the authors' for Atari."""
+class BlockConfig(RecurrentCoreConfig):
+    """Sizes of the blocks; the defaults are the authors' for Atari."""
 
     layers: Annotated[int, Range(1)] = 2
     """Number of blocks, each with a memory and a feed-forward part."""
     hidden_size: Annotated[int, Range(1)] = 128
     """Size of the residual stream, and of the core's output."""
     heads: Annotated[int, Range(1)] = 4
-    """Fast weight matrices per layer; a head's values have size hidden_size / heads."""
-    head_size: Annotated[int | None, Range(1)] = None
-    """Size of a head's keys and queries before the feature map; none: that of its values."""
+    """Heads of each layer, such as fast weight matrices; a head's values have size hidden_size /
+    heads."""
     feedforward_size: Annotated[int, Range(1)] = 512
     """Hidden size of the feed-forward part."""
-    feature_map: FeatureMapName = "elu1"
-    """Map of keys and queries, normalisation included. It sets the width of the memory: dpfpN
-    makes keys 2N times, favor 2 times as long."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -53,9 +58,37 @@ class FastWeightConfig(RecurrentCoreConfig):
     def value_size(self) -> int:
         return self.hidden_size // self.heads
 
+
+@dataclass(frozen=True, kw_only=True)
+class FastWeightConfig(BlockConfig):
+    """What fast weight programmers that map keys and queries can be told besides."""
+
+    head_size: Annotated[int | None, Range(1)] = None
+    """Size of a head's keys and queries before the feature map; none: that of its values."""
+    feature_map: FeatureMapName = "elu1"
+    """Map of keys and queries, normalisation included. It sets the width of the memory: dpfpN
+    makes keys 2N times, favor 2 times as long."""
+
     @property
     def key_size(self) -> int:
         return self.head_size or self.value_size
+
+
+@dataclass(frozen=True, kw_only=True)
+class NormalisedConfig(FastWeightConfig):
+    """What memories that may be read as attention is can be told besides."""
+
+    attention_normaliser: bool = False
+    """Divide what is read by the sum of the attention weights, as in the original Linear
+    Transformer; the authors' agents do not."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.attention_normaliser and self.feature_map == "identity":
+            raise ConfigError(
+                "attention_normaliser: got True with feature_map identity, whose attention "
+                "weights may sum to 0; expected a non-negative feature map, e.g. elu1"
+            )
 
 
 class Memory(nn.Module):
@@ -66,22 +99,61 @@ class Memory(nn.Module):
 
     state_shapes: tuple[tuple[int, ...], ...]
     """Shape of each leaf of its state, without the batch axis."""
+    pre_norm = True
+    """Whether the block normalises x before the memory sees it."""
 
 
 MakeMemory: TypeAlias = Callable[[int], Memory]
 
 
+class Block(nn.Module):
+    """h + Out(memory(LN(h))), then h + FF(LN(h)).
+
+    forward(h [T, B, hidden_size], state, reset [T, B]) -> h [T, B, hidden_size], state
+    """
+
+    def __init__(self, config: BlockConfig, memory: Memory) -> None:
+        super().__init__()
+        d = config.hidden_size
+        self.norm = nn.LayerNorm(d) if memory.pre_norm else nn.Identity()
+        self.memory = memory
+        self.out = nn.Linear(d, d, bias=False)
+        self.feedforward = feedforward(config)
+
+    def forward(self, h: Tensor, state: State, reset: Tensor) -> tuple[Tensor, State]:
+        y, state = self.memory(self.norm(h), state, reset)
+        h = h + self.out(y)
+        return h + self.feedforward(h), state
+
+
+def feedforward(config: BlockConfig) -> nn.Module:
+    """FF, and the LayerNorm before it."""
+    return nn.Sequential(
+        nn.LayerNorm(config.hidden_size),
+        nn.Linear(config.hidden_size, config.feedforward_size),
+        nn.ReLU(),
+        nn.Linear(config.feedforward_size, config.hidden_size),
+    )
+
+
 class FastWeightCore(Core):
     """The blocks around one memory per layer. State: the memories' leaves, layer after layer."""
 
-    def __init__(self, config: FastWeightConfig, input_size: int, make_memory: MakeMemory) -> None:
-        """``make_memory(layer)`` builds the memory of one layer, counted from 0."""
+    def __init__(
+        self,
+        config: BlockConfig,
+        input_size: int,
+        make_memory: MakeMemory,
+        make_block: Callable[[BlockConfig, Memory], nn.Module] = Block,
+    ) -> None:
+        """``make_memory(layer)`` builds the memory of one layer, counted from 0; ``make_block``
+        what surrounds it, with the contract of ``Block``."""
         super().__init__(config, input_size)
         self.output_size = config.hidden_size
         self.input_projection = nn.Linear(input_size, config.hidden_size)
         memories = [make_memory(layer) for layer in range(config.layers)]
         self.state_shapes = [memory.state_shapes for memory in memories]
-        self.blocks = nn.ModuleList(_Block(config, memory) for memory in memories)
+        self.blocks = nn.ModuleList(make_block(config, memory) for memory in memories)
 
     def initial_state(self, batch_size: int, device: torch.device | str | None = None) -> State:
         return tuple(
@@ -99,39 +171,22 @@ class FastWeightCore(Core):
         return h, final
 
 
-class _Block(nn.Module):
-    def __init__(self, config: FastWeightConfig, memory: Memory) -> None:
-        super().__init__()
-        d = config.hidden_size
-        self.norm = nn.LayerNorm(d)
-        self.memory = memory
-        self.out = nn.Linear(d, d, bias=False)
-        self.feedforward = nn.Sequential(
-            nn.LayerNorm(d),
-            nn.Linear(d, config.feedforward_size),
-            nn.ReLU(),
-            nn.Linear(config.feedforward_size, d),
-        )
-
-    def forward(self, h: Tensor, state: State, reset: Tensor) -> tuple[Tensor, State]:
-        y, state = self.memory(self.norm(h), state, reset)
-        h = h + self.out(y)
-        return h + self.feedforward(h), state
-
-
 class QueryKeyValue(nn.Module):
     """The slow net of a memory: one bias-free projection to queries, keys and values, and to
-    ``extra`` numbers per head (rates, gates). Keys and queries are mapped by φ.
+    ``extra`` numbers per head (rates, gates). Keys and queries are mapped by φ. ``heads`` is for
+    memories with several matrices per head.
 
     forward(x [T, B, hidden_size]) ->
         q, k [T, B, H, K], v [T, B, H, V], extra [T, B, H, extra]
     """
 
-    def __init__(self, config: FastWeightConfig, layer: int, *, extra: int = 0) -> None:
+    def __init__(
+        self, config: FastWeightConfig, layer: int, *, extra: int = 0, heads: int | None = None
+    ) -> None:
         super().__init__()
-        self.heads = config.heads
+        self.heads = heads or config.heads
         self.sizes = [config.key_size, config.key_size, config.value_size, extra]
-        self.projection = nn.Linear(config.hidden_size, config.heads * sum(self.sizes), bias=False)
+        self.projection = nn.Linear(config.hidden_size, self.heads * sum(self.sizes), bias=False)
         self.feature_map = FeatureMap(config.feature_map, config.key_size, seed=layer)
 
     @property

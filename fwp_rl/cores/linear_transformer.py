@@ -16,12 +16,11 @@ from typing import Final
 import torch.nn.functional as F
 from torch import Tensor
 
-from fwp_rl.config import ConfigError
 from fwp_rl.cores.base import CORES, Core, record
 from fwp_rl.cores.fast_weight_block import (
-    FastWeightConfig,
     FastWeightCore,
     Memory,
+    NormalisedConfig,
     QueryKeyValue,
 )
 from fwp_rl.kernels.fast_weight import fast_weight
@@ -34,20 +33,8 @@ _EPSILON: Final = 1e-6
 
 @CORES.register("linear_transformer")
 @dataclass(frozen=True, kw_only=True)
-class LinearTransformerConfig(FastWeightConfig):
+class LinearTransformerConfig(NormalisedConfig):
     """Fast weights written by the sum rule: adds every association, never corrects one."""
-
-    attention_normaliser: bool = False
-    """Divide what is read by the sum of the attention weights, as in the original Linear
-    Transformer; the authors' agents do not."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.attention_normaliser and self.feature_map == "identity":
-            raise ConfigError(
-                "attention_normaliser: got True with feature_map identity, whose attention "
-                "weights may sum to 0; expected a non-negative feature map, e.g. elu1"
-            )
 
     def build(self, input_size: int) -> Core:
         return FastWeightCore(self, input_size, lambda layer: _SumMemory(self, layer))

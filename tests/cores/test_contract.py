@@ -10,7 +10,6 @@ from torch import Tensor
 
 from fwp_rl.cores import CORES, Core, CoreConfig, build_core, recording
 from fwp_rl.cores.delta_net import DeltaNetConfig
-from fwp_rl.cores.linear_transformer import LinearTransformerConfig
 from fwp_rl.types import State
 
 INPUT_SIZE = 11
@@ -19,11 +18,12 @@ STEPS, COLUMNS = 9, 4
 PARAMETERS_AT_257 = {
     "feedforward": 0,
     "lstm": 527_360,
-    "gru": 395_520,
     "linear_transformer": 428_544,
     "delta_net": 429_568,
+    "recurrent_delta_net": 454_400,
+    "delta_rnn": 496_128,
 }
-"""Of the default configs, for an input of 257; gru has no counterpart in the authors' code."""
+"""Of the authors' agents: default configs, an input of 257."""
 
 SMALL: dict[str, Any] = {
     "layers": 2,
@@ -32,38 +32,47 @@ SMALL: dict[str, Any] = {
     "head_size": 5,
     "feedforward_size": 7,
 }
-FEATURE_MAPS = ("dpfp1", "dpfp2", "dpfp3", "favor", "softmax", "relu", "identity")
+VARIANTS: dict[str, list[dict[str, Any]]] = {
+    "delta_net": [{"feature_map": "favor"}, {"attention_normaliser": True}],
+    "linear_transformer": [{"feature_map": "dpfp2"}, {"attention_normaliser": True}],
+    "delta_lstm": [{"version": "v1"}],
+    "gtrxl": [{"window": 5}],
+    "srwm": [{"updates": False}],
+}
+"""Options that change what runs along time; the oracles' tests have all of them."""
+
+
+def small(name: str, **options: Any) -> CoreConfig:
+    """A core's config with few and odd sizes."""
+    known = {field.name for field in dataclasses.fields(CORES[name])}
+    return CORES[name](**{key: SMALL[key] for key in SMALL.keys() & known}, **options)
 
 
 def cases() -> dict[str, CoreConfig]:
-    """Every core as it is by default, small and oddly shaped, and with every feature map."""
-    found: dict[str, CoreConfig] = {}
-    cls: Any
-    for name, cls in CORES.items():
-        fields = {field.name for field in dataclasses.fields(cls)}
-        small = {key: value for key, value in SMALL.items() if key in fields}
-        found[name] = cls()
-        if small:
-            found[f"{name}-small"] = cls(**small)
-        if "feature_map" in fields:
-            found |= {f"{name}-{phi}": cls(**small, feature_map=phi) for phi in FEATURE_MAPS}
-    found["linear_transformer-z"] = LinearTransformerConfig(**SMALL, attention_normaliser=True)
+    found = {name: small(name) for name in CORES}
+    for name, variants in VARIANTS.items():
+        for options in variants:
+            words = (f"{key}={value}" for key, value in options.items())
+            found["-".join([name, *words])] = small(name, **options)
     return found
 
 
 CASES = cases()
 every_core = pytest.mark.parametrize("config", CASES.values(), ids=CASES)
-MEMORIES = {name: config for name, config in CASES.items() if name != "feedforward"}
+NO_MEMORY = ("feedforward", "srwm-updates=False")
+MEMORIES = {name: config for name, config in CASES.items() if name not in NO_MEMORY}
 every_memory = pytest.mark.parametrize("config", MEMORIES.values(), ids=MEMORIES)
 
 
 def make(config: CoreConfig) -> tuple[Core, Tensor, State, Tensor]:
-    """A core, T steps of input, a state that is not the initial one, and no resets."""
+    """A core, T steps of input, a state that it is in after others, and no resets."""
     torch.manual_seed(3)
     core = build_core(config, INPUT_SIZE)
-    x = torch.randn(STEPS, COLUMNS, INPUT_SIZE)
-    state = tuple(0.3 * torch.rand_like(leaf) for leaf in core.initial_state(COLUMNS))
-    return core, x, state, torch.zeros(STEPS, COLUMNS, dtype=torch.bool)
+    earlier, x = torch.randn(2, STEPS, COLUMNS, INPUT_SIZE)
+    reset = torch.zeros(STEPS, COLUMNS, dtype=torch.bool)
+    with torch.no_grad():
+        _, state = core(earlier, core.initial_state(COLUMNS), reset)
+    return core, x, state, reset
 
 
 def with_resets(reset: Tensor) -> Tensor:
@@ -218,7 +227,7 @@ def test_feedforward_has_no_memory() -> None:
     assert after == ()
 
 
-@pytest.mark.parametrize("name", [name for name in MEMORIES if name in CORES])
+@pytest.mark.parametrize("name", CORES.keys() & MEMORIES)
 @pytest.mark.parametrize("horizon", [1, 3, STEPS + 1])
 def test_gradient_horizon(name: str, horizon: int) -> None:
     config: Any = CASES[name]
@@ -262,12 +271,39 @@ def test_recording_collects_only_inside(config: CoreConfig) -> None:
     assert not any(value.requires_grad for values in records.values() for value in values)
 
 
+@every_memory
+def test_what_is_recorded_does_not_depend_on_how_time_is_cut(config: CoreConfig) -> None:
+    core, x, state, reset = make(config)
+    reset = with_resets(reset)
+    with recording() as whole:
+        core(x, state, reset)
+    steps: list[dict[str, list[Tensor]]] = []
+    for t in range(STEPS):
+        with recording() as records:
+            _, state = core(x[t : t + 1], state, reset[t : t + 1])
+        steps.append(records)
+    for name, layers in whole.items():
+        for layer, value in enumerate(layers):
+            parts = [records[name][layer] for records in steps]
+            close(parts[-1] if name.endswith("fast_weight") else torch.cat(parts), value)
+
+
+@pytest.mark.parametrize("name", CORES.keys() - {"feedforward", "lstm", "gru", "gtrxl"})
+def test_fast_weight_programmers_record_rates_and_weights(name: str) -> None:
+    core, x, state, reset = make(CASES[name])
+    with recording() as records:
+        core(x, state, reset)
+    for beta in records.get("beta", ()):  # the sum rule has none
+        assert beta.shape[:2] == (STEPS, COLUMNS)
+        assert ((beta > 0) & (beta < 2)).all()
+    assert all(len(W) == COLUMNS for W in records["fast_weight"])
+
+
 def test_delta_net_records_its_rates_and_weights() -> None:
     core, x, state, reset = make(DeltaNetConfig(**SMALL))
     with recording() as records:
         _, after = core(x, state, reset)
     assert [beta.shape for beta in records["beta"]] == [(STEPS, COLUMNS, 3)] * 2
-    assert all(((beta > 0) & (beta < 1)).all() for beta in records["beta"])
     same_state(tuple(records["fast_weight"]), after)
 
 

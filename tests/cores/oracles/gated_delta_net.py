@@ -1,0 +1,61 @@
+"""Of delta_product too, which writes several times."""
+
+from functools import partial
+from typing import Any
+
+import numpy as np
+from oracles.blocks import (
+    Array,
+    Leaves,
+    Weights,
+    delta_rule,
+    linear,
+    part,
+    phi,
+    run_blocks,
+    sigmoid,
+)
+
+OPTIONS: list[dict[str, Any]] = [
+    {},
+    {"convolution": 1, "output_gate": False, "feature_map": "softmax"},
+]
+
+
+def memory(p: Weights, config: Any, x: Array, state: Leaves) -> tuple[Array, Leaves]:
+    W, *recent = state
+    H, K, V = config.heads, config.key_size, config.value_size
+    n = getattr(config, "updates", 1)
+    top_rate = 2 if getattr(config, "allow_negative_eigenvalues", False) else 1
+    emitted = linear(part(p, "slow_net."), x)
+    if config.convolution > 1:
+        inputs = [emitted, *recent[0]]
+        emitted = sum(w * u for w, u in zip(p["convolution.weight"], inputs, strict=True))
+        recent = [np.stack(inputs[:-1])]
+    emitted = silu(emitted).reshape(H, -1)
+    rates = top_rate * sigmoid(linear(part(p, "rate."), x)).reshape(H, n)
+    decay = np.ones(H)
+    if getattr(config, "decay", True):
+        step = np.log(1 + np.exp(linear(part(p, "decay.projection."), x) + p["decay.bias"]))
+        decay = np.exp(-np.exp(p["decay.log_speed"]) * step)
+    reads = []
+    omega = p.get("feature_map.projection")
+    for head in range(H):
+        q, *written = np.split(emitted[head], K + np.cumsum([0, *[K] * n, *[V] * (n - 1)]))
+        W[head] *= decay[head]
+        for i in range(n):
+            k = phi(config.feature_map, written[i], omega)
+            W[head] = delta_rule(W[head], k, written[n + i], rates[head, i])
+        read = W[head] @ phi(config.feature_map, q, omega)
+        reads.append(read / np.sqrt((read**2).mean() + 1e-5) * p["norm.weight"])
+    y = np.concatenate(reads)
+    if config.output_gate:
+        y = y * silu(linear(part(p, "gate."), x))
+    return y, (W, *recent)
+
+
+def silu(x: Array) -> Array:
+    return x * sigmoid(x)
+
+
+run = partial(run_blocks, memory=memory)
