@@ -105,11 +105,11 @@ def train(config: PPOConfig, *, resume: Path | None = None) -> Path:
         optimizer = torch.optim.Adam(
             policy.parameters(), lr=config.learning_rate, eps=config.adam_epsilon, fused=True
         )
+        action_draws = session.generator("action", session.device)
+        minibatch_draws = session.generator("minibatch")
         session.begin(policy, optimizer)
         env = session.closing(config.env.make(config.num_envs, session.env_seeds(config.num_envs)))
-        actor = Actor(
-            policy, env, generator=session.generators["action"], stopwatch=session.stopwatch
-        )
+        actor = Actor(policy, env, generator=action_draws, stopwatch=session.stopwatch)
         collector = Collector(actor, config.rollout_length)
 
         while session.step < config.total_steps and not session.stop_requested:
@@ -136,7 +136,7 @@ def train(config: PPOConfig, *, resume: Path | None = None) -> Path:
                     rollout,
                     value_target,
                     advantage,
-                    session.generators["minibatch"],
+                    minibatch_draws,
                 )
             metrics |= core_metrics(records)
             metrics["optimizer/learning_rate"] = learning_rate

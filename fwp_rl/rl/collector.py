@@ -17,7 +17,7 @@ from fwp_rl.models.categorical import greedy_action, sample_action
 from fwp_rl.models.policy import Policy
 from fwp_rl.types import Observation, PolicyOutput, Rollout, State
 
-__all__ = ["Actor", "ActorStep", "Collector", "Stopwatch"]
+__all__ = ["Actor", "ActorStep", "Collector", "Stopwatch", "empty_rollout"]
 
 
 class Stopwatch:
@@ -110,42 +110,32 @@ class Actor:
 
 
 class Collector:
-    """Fills one rollout after the other, in buffers that are reused: use a rollout before the next
-    ``collect``."""
+    """Fills one rollout after the other, in buffers that are reused: by default in its own one, so
+    that a rollout has to be used before the next ``collect``."""
 
     def __init__(self, actor: Actor, rollout_length: int) -> None:
         self.actor = actor
-        policy, env, device = actor.policy, actor.env, actor.device
-        ahead, steps = (rollout_length + 1, env.num_envs), (rollout_length, env.num_envs)
-        obs = actor.observation.obs
+        self.rollout_length = rollout_length
+        self._rollout = self.new_rollout()
 
-        def empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-            return torch.empty(shape, dtype=dtype, device=device)
-
-        self._rollout = Rollout(
-            observation=Observation(
-                obs=empty((*ahead, *obs.shape[2:]), obs.dtype),
-                reset=empty(ahead, torch.bool),
-                last_reward=empty(ahead, torch.float32),
-                last_action=empty(ahead, torch.int64),
-            ),
-            action=empty(steps, torch.int64),
-            reward=empty(steps, torch.float32),
-            terminated=empty(steps, torch.bool),
-            truncated=empty(steps, torch.bool),
-            mask=empty(steps, torch.bool),
-            behaviour_logits=empty((*steps, policy.spec.num_actions), torch.float32),
-            value=empty(steps, torch.float32),
-            initial_state=actor.state,
+    def new_rollout(self, *, pin_memory: bool = False) -> Rollout:
+        """A buffer to collect into, on the actor's device."""
+        actor = self.actor
+        return empty_rollout(
+            actor.policy,
+            actor.env.num_envs,
+            self.rollout_length,
+            obs_dtype=actor.observation.obs.dtype,
+            device=actor.device,
+            pin_memory=pin_memory,
         )
 
-    def collect(self) -> tuple[Rollout, list[Game]]:
+    def collect(self, into: Rollout | None = None) -> tuple[Rollout, list[Game]]:
         """The next T steps of every column, and the games that ended in them."""
-        rollout, actor = self._rollout, self.actor
+        rollout, actor = into or self._rollout, self.actor
         games: list[Game] = []
         rollout.initial_state = actor.state
-        length = len(rollout.action)
-        for t in range(length):
+        for t in range(self.rollout_length):
             step = actor.step()
             _store(rollout.observation, t, step.observation)
             rollout.action[t] = step.action
@@ -157,8 +147,42 @@ class Collector:
             rollout.truncated[t] = torch.from_numpy(answer.truncated)
             rollout.mask[t] = torch.from_numpy(answer.mask)
             games += answer.games
-        _store(rollout.observation, length, actor.observation)
+        _store(rollout.observation, self.rollout_length, actor.observation)
         return rollout, games
+
+
+def empty_rollout(
+    policy: Policy,
+    columns: int,
+    steps: int,
+    *,
+    obs_dtype: torch.dtype,
+    device: torch.device,
+    pin_memory: bool = False,
+) -> Rollout:
+    """A rollout of a policy's shapes whose tensors hold nothing yet."""
+
+    def empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        return torch.empty(shape, dtype=dtype, device=device, pin_memory=pin_memory)
+
+    spec = policy.spec
+    ahead, inner = (steps + 1, columns), (steps, columns)
+    return Rollout(
+        observation=Observation(
+            obs=empty((*ahead, *spec.observation_shape), obs_dtype),
+            reset=empty(ahead, torch.bool),
+            last_reward=empty(ahead, torch.float32),
+            last_action=empty(ahead, torch.int64),
+        ),
+        action=empty(inner, torch.int64),
+        reward=empty(inner, torch.float32),
+        terminated=empty(inner, torch.bool),
+        truncated=empty(inner, torch.bool),
+        mask=empty(inner, torch.bool),
+        behaviour_logits=empty((*inner, spec.num_actions), torch.float32),
+        value=empty(inner, torch.float32),
+        initial_state=policy.initial_state(columns, device),
+    )
 
 
 def _store(buffer: Observation, t: int, observation: Observation) -> None:

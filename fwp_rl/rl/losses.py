@@ -3,12 +3,17 @@
 import torch
 from torch import Tensor
 
-__all__ = ["explained_variance", "masked_mean", "normalize"]
+__all__ = ["explained_variance", "masked_mean", "masked_sum", "normalize"]
+
+
+def masked_sum(x: Tensor, mask: Tensor) -> Tensor:
+    """Sum of x over the entries where the mask is true."""
+    return torch.where(mask, x, torch.zeros_like(x)).sum()
 
 
 def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
     """Mean of x over the entries where the mask is true; 0 where there are none."""
-    return torch.where(mask, x, torch.zeros_like(x)).sum() / mask.sum().clamp(min=1)
+    return masked_sum(x, mask) / mask.sum().clamp(min=1)
 
 
 def normalize(x: Tensor, mask: Tensor, epsilon: float = 1e-8) -> Tensor:

@@ -6,7 +6,7 @@ from torch import Tensor
 from fwp_rl.models.policy import Policy
 from fwp_rl.types import Observation, PolicyOutput, Rollout
 
-__all__ = ["core_metrics", "replay", "select_columns"]
+__all__ = ["copy_columns", "core_metrics", "replay", "select_columns"]
 
 
 def select_columns(rollout: Rollout, columns: Tensor) -> Rollout:
@@ -30,6 +30,33 @@ def select_columns(rollout: Rollout, columns: Tensor) -> Rollout:
         behaviour_logits=rollout.behaviour_logits[:, columns],
         value=rollout.value[:, columns],
         initial_state=tuple(leaf[columns] for leaf in rollout.initial_state),
+    )
+
+
+def copy_columns(source: Rollout, columns: slice, target: Rollout, into: slice) -> None:
+    """Copy environment columns of one rollout over columns of another, of the same length."""
+    pairs = zip(_time_major(source), _time_major(target), strict=True)
+    for tensor, destination in pairs:
+        destination[:, into].copy_(tensor[:, columns], non_blocking=True)
+    for tensor, destination in zip(source.initial_state, target.initial_state, strict=True):
+        destination[into].copy_(tensor[columns], non_blocking=True)
+
+
+def _time_major(rollout: Rollout) -> tuple[Tensor, ...]:
+    """All tensors [T, B, ...] and [T + 1, B, ...] of a rollout."""
+    observation = rollout.observation
+    return (
+        observation.obs,
+        observation.reset,
+        observation.last_reward,
+        observation.last_action,
+        rollout.action,
+        rollout.reward,
+        rollout.terminated,
+        rollout.truncated,
+        rollout.mask,
+        rollout.behaviour_logits,
+        rollout.value,
     )
 
 

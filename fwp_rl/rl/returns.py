@@ -8,7 +8,9 @@ bootstraps from value[e + 1] alone, which is the value of the true last observat
 import torch
 from torch import Tensor
 
-__all__ = ["gae"]
+from fwp_rl.models.categorical import log_prob
+
+__all__ = ["gae", "v_trace", "v_trace_from_logits"]
 
 
 @torch.no_grad()
@@ -26,18 +28,86 @@ def gae(
     mask      [T, B]    bool
     returns value targets v + A and advantages A, both [T, B]; no gradient flows into either.
     """
+    _check_value(reward, value)
+    delta = reward + discount * value[1:] - value[:-1]
+    advantage = _backward_sum(delta, discount * lam, mask)
+    return value[:-1] + advantage, advantage
+
+
+@torch.no_grad()
+def v_trace(
+    log_rho: Tensor,
+    reward: Tensor,
+    discount: Tensor,
+    value: Tensor,
+    mask: Tensor,
+    *,
+    lam: float = 1.0,
+    rho_bar: float = 1.0,
+    c_bar: float = 1.0,
+    pg_rho_bar: float = 1.0,
+) -> tuple[Tensor, Tensor]:
+    """V-trace targets and advantages for what another policy has played.
+
+    Espeholt et al., "IMPALA" (2018), eq. 1 in its recursive form (remark 1), with λ in the traces
+    (remark 2):
+
+        ρ[t] = min(rho_bar, π/μ),  c[t] = λ min(c_bar, π/μ)
+        δ[t] = ρ[t] (r[t] + discount[t] v[t+1] − v[t])
+        e[t] = mask[t] (δ[t] + discount[t] c[t] e[t+1]),   e[T] = 0,   vs = v + e
+        A[t] = mask[t] min(pg_rho_bar, π/μ) (r[t] + discount[t] vs[t+1] − v[t]),   vs[T] = v[T]
+
+    log_rho   [T, B]    log π(a|s) − log μ(a|s): the learner's policy over the one that acted
+    reward    [T, B]    the answer to action[t]
+    discount  [T, B]    γ (1 − terminated[t])
+    value     [T+1, B]  of the learner's policy; the last entry is the bootstrap value
+    mask      [T, B]    bool
+    returns value targets vs and policy-gradient advantages A, both [T, B]; no gradient flows into
+    either.
+    """
+    _check_value(reward, value)
+    rho = log_rho.exp()
+    delta = rho.clamp(max=rho_bar) * (reward + discount * value[1:] - value[:-1])
+    target = value[:-1] + _backward_sum(delta, discount * lam * rho.clamp(max=c_bar), mask)
+    following = torch.cat([target[1:], value[-1:]])
+    advantage = rho.clamp(max=pg_rho_bar) * (reward + discount * following - value[:-1])
+    return target, torch.where(mask, advantage, torch.zeros_like(advantage))
+
+
+def v_trace_from_logits(
+    behaviour_logits: Tensor,
+    logits: Tensor,
+    action: Tensor,
+    reward: Tensor,
+    discount: Tensor,
+    value: Tensor,
+    mask: Tensor,
+    **bars: float,
+) -> tuple[Tensor, Tensor]:
+    """``v_trace`` from the logits [T, B, A] of the policy that acted and of the learner's.
+
+    action  [T, B]  int64
+    bars    lam, rho_bar, c_bar, pg_rho_bar of ``v_trace``
+    """
+    log_rho = log_prob(logits, action) - log_prob(behaviour_logits, action)
+    return v_trace(log_rho, reward, discount, value, mask, **bars)
+
+
+def _backward_sum(delta: Tensor, decay: Tensor, mask: Tensor) -> Tensor:
+    """x[t] = mask[t] (delta[t] + decay[t] x[t+1]) with x[T] = 0; all [T, B]."""
+    sums = torch.zeros_like(delta)
+    carry = zero = torch.zeros_like(delta[0])
+    for t in range(len(delta) - 1, -1, -1):
+        # where, not a product: a NaN at a dummy step must not leak
+        carry = torch.where(mask[t], delta[t] + decay[t] * carry, zero)
+        sums[t] = carry
+    return sums
+
+
+def _check_value(reward: Tensor, value: Tensor) -> None:
     steps = reward.shape[0]
     if value.shape != (steps + 1, *reward.shape[1:]):
         raise ValueError(
             f"value has shape {tuple(value.shape)}, expected T + 1 = {steps + 1} rows of the "
             f"reward's {tuple(reward.shape[1:])}"
         )
-    delta = reward + discount * value[1:] - value[:-1]
-    advantage = torch.zeros_like(reward)
-    carry = torch.zeros_like(reward[0])
-    zero = torch.zeros_like(carry)
-    for t in range(steps - 1, -1, -1):
-        # where, not a product: a NaN at a dummy step must not leak
-        carry = torch.where(mask[t], delta[t] + discount[t] * lam * carry, zero)
-        advantage[t] = carry
-    return value[:-1] + advantage, advantage

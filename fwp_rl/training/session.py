@@ -10,12 +10,13 @@ from contextlib import ExitStack, closing
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
+from typing import Protocol, TypeVar
 
 import torch
 from torch import nn
 
 from fwp_rl.cores import CORES
-from fwp_rl.envs import Game, VectorEnv
+from fwp_rl.envs import Game
 from fwp_rl.models.policy import Policy
 from fwp_rl.rl.collector import Stopwatch
 from fwp_rl.training.allocator import keep_freed_memory
@@ -30,6 +31,13 @@ from fwp_rl.training.seeding import derive_seed, env_seeds, seed_everything
 from fwp_rl.training.signals import StopRequest
 
 __all__ = ["RESUME_MAY_CHANGE", "TrainingSession"]
+
+
+class _Closeable(Protocol):
+    def close(self) -> None: ...
+
+
+Resource = TypeVar("Resource", bound=_Closeable)
 
 RESUME_MAY_CHANGE = frozenset(
     {
@@ -73,15 +81,10 @@ class TrainingSession:
         self.step = 0
         """Environment steps with mask 1 so far."""
         self.stopwatch = Stopwatch()
-        self.generators = {
-            "action": torch.Generator(self.device),
-            "minibatch": torch.Generator(),
-        }
+        self._generators: dict[str, torch.Generator] = {}
         if config.keep_memory:
             keep_freed_memory()
         seed_everything(config.seed)
-        for name, generator in self.generators.items():
-            generator.manual_seed(derive_seed(config.seed, name))
         self._stop = StopRequest()
         self._cleanup = ExitStack()
         self._games = 0
@@ -104,19 +107,29 @@ class TrainingSession:
     def __enter__(self) -> "TrainingSession":
         return self
 
+    def generator(self, stream: str, device: torch.device | str = "cpu") -> torch.Generator:
+        """A random stream of the run, which its checkpoints hold; ask for it before ``begin``."""
+        generator = torch.Generator(device)
+        generator.manual_seed(derive_seed(self.config.seed, stream))
+        self._generators[stream] = generator
+        return generator
+
     def begin(self, policy: Policy, optimizer: torch.optim.Optimizer) -> None:
         """Make or reopen the run directory, restore what a resumed run had, and start the display.
 
-        RunError where the directory cannot be used, CheckpointError where nothing in it can.
+        RunError where the directory cannot be used, CheckpointError where nothing in it can. An
+        environment that cannot be made raises its own error, before anything is written.
         """
+        self.config.env.make(1, [0]).close()
         if self.resume is None:
             self._run = RunDirectory.create(self.config.run_dir or self._default_directory())
         else:
             self._run = RunDirectory.open(self.resume)
         self._cleanup.enter_context(self._run.lock())
-        notes = []
+        terms = self.config.env.terms()
+        notes = [] if terms is None else [terms]
         if self.resume is not None:
-            notes = self._restore(policy, optimizer)
+            notes += self._restore(policy, optimizer)
         self._owned = True
         self._run.write_config(config_to_dict(self._described_config()))
         self._run.write_status("running", step=self.step, total=self.config.total_steps)
@@ -148,9 +161,9 @@ class TrainingSession:
         stream = "train" if self.resume is None else f"resume-{self.step}"
         return env_seeds(self.config.seed, count, stream=stream)
 
-    def closing(self, env: VectorEnv) -> VectorEnv:
-        """The environment, to be closed with the session, however that ends."""
-        return self._cleanup.enter_context(closing(env))
+    def closing(self, resource: Resource) -> Resource:
+        """The environment or actors, to be closed with the session, however that ends."""
+        return self._cleanup.enter_context(closing(resource))
 
     def log(self, steps: int, games: Sequence[Game], metrics: Mapping[str, float]) -> None:
         """Count ``steps`` environment steps and write the metrics of one iteration."""
@@ -194,7 +207,7 @@ class TrainingSession:
                 "recent": [list(game) for game in self._recent],
                 "successes": list(self._successes),
             },
-            generators=self.generators,
+            generators=self._generators,
             score=self._score(),
         )
         self._save_policy(policy)
@@ -266,7 +279,7 @@ class TrainingSession:
                 f"{self.path}: holds no checkpoint to resume from, so nothing is lost: delete it, "
                 "or start a new run in another --run-dir"
             )
-        checkpoint.restore(policy, optimizer, self.generators)
+        checkpoint.restore(policy, optimizer, self._generators)
         self.step = self._saved_step = checkpoint.step
         self._games = checkpoint.state["games"]
         self._recent += [(float(r), int(n)) for r, n in checkpoint.state["recent"]]

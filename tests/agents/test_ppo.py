@@ -15,8 +15,10 @@ from fwp_rl import agents
 from fwp_rl.agents import ppo
 from fwp_rl.agents.ppo import PPOConfig, ppo_loss
 from fwp_rl.config import ConfigError
-from fwp_rl.cores.feedforward import FeedforwardConfig
+from fwp_rl.cores import CORES
 from fwp_rl.cores.rnn import GRUConfig, LSTMConfig
+from fwp_rl.envs.atari import AtariConfig
+from fwp_rl.envs.minigrid import MiniGridConfig
 from fwp_rl.envs.toy import RecallConfig, ScriptedConfig, ScriptedEpisode
 from fwp_rl.evaluation import evaluate
 from fwp_rl.models.encoders import MLPConfig
@@ -239,19 +241,63 @@ def test_a_policy_that_cannot_be_built_leaves_no_directory(tmp_path: Path) -> No
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("core", ["delta_net", "lstm", "feedforward"])
+IN_CI = ("delta_net", "lstm", "feedforward")
+"""Cores whose slow tests CI runs; by hand, with ``-m long``, all others."""
+
+
+def core_marks() -> list[Any]:
+    return [
+        pytest.param(name, marks=pytest.mark.slow if name in IN_CI else pytest.mark.long)
+        for name in CORES
+    ]
+
+
+@pytest.mark.parametrize("core", core_marks())
 def test_memory_solves_recall_and_no_memory_cannot(core: str, tmp_path: Path) -> None:
+    sizes = {"layers": 1, "hidden_size": 64, "heads": 2, "feedforward_size": 128}
+    if core == "srwm":  # as it is by default it takes far longer
+        sizes |= {"heads": 8, "initial_scale": 8.0}
+    known = {field.name for field in dataclasses.fields(CORES[core])}
     config = agents.load_preset("recall")
     assert isinstance(config, PPOConfig)
-    cores = {
-        "delta_net": config.core,
-        "lstm": LSTMConfig(hidden_size=64),
-        "feedforward": FeedforwardConfig(),
-    }
-    run = train(config, tmp_path / "run", core=cores[core], evaluation_games=0, plain=True)
+    run = train(
+        config,
+        tmp_path / "run",
+        core=CORES[core](**{key: sizes[key] for key in sizes.keys() & known}),
+        evaluation_games=0,
+        plain=True,
+    )
     low, high = evaluate(run, games=512)["summary"]["interval"]
     if core == "feedforward":
         assert high < 0.35  # chance is 0.25
     else:
         assert low > 0.9
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("core", CORES)
+@pytest.mark.parametrize("task", ["Pong", "MemoryS9"])
+def test_twenty_updates_of_every_core(core: str, task: str, tmp_path: Path) -> None:
+    preset = "quickstart" if task == "Pong" else "minigrid_memory"
+    config = agents.load_preset(preset)
+    assert isinstance(config, PPOConfig)
+    env = AtariConfig(game=task) if task == "Pong" else MiniGridConfig(task="MemoryS9")
+    run = train(
+        config,
+        tmp_path / "run",
+        env=env,
+        core=CORES[core](),
+        num_envs=8,
+        rollout_length=32,
+        total_steps=20 * 8 * 32,
+        evaluation_games=0,
+        video=False,
+        plain=True,
+    )
+    rows = read_metrics(run / "metrics.jsonl")
+    assert len(rows) >= 20  # dummy steps do not count
+    for row in rows:
+        assert row["policy/ratio_deviation"] < 1e-3
+        for name in ("loss/policy", "loss/value", "policy/entropy", "optimizer/gradient_norm"):
+            assert np.isfinite(row[name]), name
+    assert all(t.isfinite().all() for t in weights(run).values())

@@ -1,4 +1,4 @@
-"""GAE against a slow oracle that looks like the paper's equation, episode by episode."""
+"""GAE and V-trace against slow oracles that look like the papers' equations, by episode."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from fwp_rl.rl.returns import gae
+from fwp_rl.rl.returns import gae, v_trace, v_trace_from_logits
 
 GAMMA, LAM = 0.9, 0.8
 
@@ -127,3 +127,126 @@ def test_a_value_without_the_bootstrap_row_is_refused() -> None:
     ones = torch.ones(2, 1)
     with pytest.raises(ValueError, match=r"expected T \+ 1 = 3 rows"):
         gae(ones, ones, ones, ones.bool(), lam=0.5)
+
+
+BARS = {"lam": 0.9, "rho_bar": 1.3, "c_bar": 0.8, "pg_rho_bar": 1.1}
+NO_CLIPPING = {"rho_bar": 1e9, "c_bar": 1e9, "pg_rho_bar": 1e9}
+
+
+def v_trace_oracle(
+    rho: NDArray[np.float64],
+    reward: NDArray[np.float64],
+    value: NDArray[np.float64],
+    terminated: NDArray[np.bool_],
+    mask: NDArray[np.bool_],
+    *,
+    lam: float,
+    rho_bar: float,
+    c_bar: float,
+    pg_rho_bar: float,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """vs[s] = v[s] + Σ_t γ^(t−s) (Π_{s<=i<t} c[i]) δ[t] over the rest of s's episode, one column;
+    then the advantage of each step towards vs of the next."""
+    steps = len(reward)
+    target = value.copy()
+    for s in range(steps):
+        for t in range(s, steps):
+            if not mask[t]:  # the dummy after the episode's end, or s itself
+                break
+            following = 0.0 if terminated[t] else value[t + 1]
+            delta = min(rho_bar, rho[t]) * (reward[t] + GAMMA * following - value[t])
+            trace = np.prod([lam * min(c_bar, rho[i]) for i in range(s, t)])
+            target[s] += GAMMA ** (t - s) * trace * delta
+            if terminated[t]:
+                break
+    advantage = np.zeros(steps)
+    for s in range(steps):
+        if mask[s]:
+            following = 0.0 if terminated[s] else target[s + 1]
+            advantage[s] = min(pg_rho_bar, rho[s]) * (reward[s] + GAMMA * following - value[s])
+    return target[:-1], advantage
+
+
+def run_v_trace(
+    log_rho: NDArray[Any], *stream: NDArray[Any], **bars: float
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Targets and advantages of one column (reward, value, terminated, mask)."""
+    reward, value, terminated, mask = stream
+    ratio, r, v, m = (torch.from_numpy(x[:, None].copy()) for x in (log_rho, reward, value, mask))
+    discount = GAMMA * torch.from_numpy(~terminated[:, None]).double()
+    target, advantage = v_trace(ratio, r, discount, v, m, **bars)
+    return target[:, 0].numpy(), advantage[:, 0].numpy()
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    steps=st.integers(1, 9),
+    ends=st.dictionaries(st.integers(0, 8), st.sampled_from(["terminated", "truncated"])),
+    dummy_first=st.booleans(),
+    seed=st.integers(0, 2**31),
+    bars=st.sampled_from([{}, BARS, NO_CLIPPING]),
+)
+def test_v_trace_equals_the_oracle(
+    steps: int, ends: dict[int, str], dummy_first: bool, seed: int, bars: dict[str, float]
+) -> None:
+    reward, value, terminated, _, mask = column(ends, steps, dummy_first, seed)
+    log_rho = np.random.default_rng(seed + 1).normal(size=steps)
+    target, advantage = run_v_trace(log_rho, reward, value, terminated, mask, **bars)
+    expected = v_trace_oracle(
+        np.exp(log_rho),
+        reward,
+        value,
+        terminated,
+        mask,
+        **({"lam": 1.0, "rho_bar": 1.0, "c_bar": 1.0, "pg_rho_bar": 1.0} | bars),
+    )
+    np.testing.assert_allclose(target, expected[0], atol=1e-10)
+    np.testing.assert_allclose(advantage, expected[1], atol=1e-10)
+
+
+@pytest.mark.parametrize("lam", [0.0, 0.7, 1.0])
+def test_v_trace_on_policy_is_the_lambda_return(lam: float) -> None:
+    """G(λ) = (1 − λ) Σ_n λ^(n−1) G(n) + λ^(N−1) G(N), N = steps to the end of the rollout."""
+    rng = np.random.default_rng(3)
+    steps = 7
+    reward, value = rng.normal(size=steps), rng.normal(size=steps + 1)
+    going, playing = np.zeros(steps, bool), np.ones(steps, bool)
+    target, _ = run_v_trace(np.zeros(steps), reward, value, going, playing, lam=lam, **NO_CLIPPING)
+    for s in range(steps):
+        returns = [
+            sum(GAMMA**i * reward[s + i] for i in range(n)) + GAMMA**n * value[s + n]
+            for n in range(1, steps - s + 1)
+        ]
+        weights = [(1 - lam) * lam**n for n in range(len(returns) - 1)]
+        weights.append(lam ** (len(returns) - 1))
+        assert target[s] == pytest.approx(np.dot(weights, returns), abs=1e-12)
+
+
+def test_v_trace_from_logits_takes_the_ratio_of_the_played_actions() -> None:
+    torch.manual_seed(0)
+    behaviour, logits = torch.randn(2, 5, 3, 4, dtype=torch.float64)
+    action = torch.randint(4, (5, 3))
+    reward, mask = torch.randn(5, 3, dtype=torch.float64), torch.rand(5, 3) < 0.8
+    value, discount = torch.randn(6, 3, dtype=torch.float64), torch.full_like(reward, GAMMA)
+    p, q = (torch.distributions.Categorical(logits=x).log_prob(action) for x in (logits, behaviour))
+    expected = v_trace(p - q, reward, discount, value, mask, **BARS)
+    actual = v_trace_from_logits(behaviour, logits, action, reward, discount, value, mask, **BARS)
+    for a, b in zip(actual, expected, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_v_trace_keeps_what_stands_at_a_dummy_to_itself() -> None:
+    reward, value, terminated, _, mask = column({2: "truncated"}, 6, False, 0)
+    log_rho = np.linspace(-1, 1, 6)
+    clean = run_v_trace(log_rho, reward, value, terminated, mask)
+    reward[3] = log_rho[3] = np.nan
+    for actual, expected in zip(
+        run_v_trace(log_rho, reward, value, terminated, mask), clean, strict=True
+    ):
+        np.testing.assert_array_equal(actual, expected)
+
+
+def test_v_trace_without_the_bootstrap_row_is_refused() -> None:
+    ones = torch.ones(2, 1)
+    with pytest.raises(ValueError, match=r"expected T \+ 1 = 3 rows"):
+        v_trace(ones, ones, ones, ones, ones.bool())

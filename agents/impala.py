@@ -1,0 +1,233 @@
+"""IMPALA: actors that play while the learner learns, and V-trace for what they played meanwhile.
+
+Espeholt et al., "IMPALA: Scalable Distributed Deep-RL with Importance Weighted Actor-Learner
+Architectures" (2018), for policies with memory: a batch is whole environment columns, each
+replayed from the core state that its actor stored at the start of the unroll.
+
+One update: take a batch of finished unrolls, run the present policy π over its T + 1 observations,
+correct for the policy μ that acted by V-trace, take one gradient step on
+
+    L = R[−A log π(a|s)] + c_v R[(v − vs)²] / 2 − c_e R[H(π)]
+
+where vs and A are V-trace's targets and advantages, and R sums (or averages) over the steps that
+the environment did not ignore; then publish the weights to the actors.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+from torch import Tensor
+
+from fwp_rl.config import ConfigError, Range
+from fwp_rl.cores import recording
+from fwp_rl.evaluation import finish_run
+from fwp_rl.models.categorical import entropy, kl_divergence, log_prob
+from fwp_rl.models.policy import Policy
+from fwp_rl.rl.losses import explained_variance, masked_mean, masked_sum
+from fwp_rl.rl.replay import core_metrics, replay
+from fwp_rl.rl.returns import v_trace
+from fwp_rl.training.actors import Actors, ActorsConfig, Batch
+from fwp_rl.training.config import AGENTS, TrainConfig
+from fwp_rl.training.optim import clip_gradients, linear_to_zero, set_learning_rate
+from fwp_rl.training.session import TrainingSession
+from fwp_rl.types import Rollout
+
+__all__ = ["IMPALAConfig", "impala_loss", "train"]
+
+
+@AGENTS.register("impala")
+@dataclass(frozen=True, kw_only=True)
+class IMPALAConfig(TrainConfig):
+    """Asynchronous actors and a learner with V-trace."""
+
+    actors: ActorsConfig = field(default_factory=ActorsConfig)
+    """Who plays, and where."""
+    num_envs: Annotated[int, Range(1, 4096)] = 48
+    """Environment columns of all actors together."""
+    unroll_length: Annotated[int, Range(1)] = 50
+    """Steps of a column in a batch; also the span of backpropagation through time."""
+    batch_size: Annotated[int, Range(1)] = 32
+    """Columns in a batch: any that are finished."""
+    burn_in: Annotated[int, Range(0)] = 0
+    """First steps of each unroll that only bring the stored core state up to date with the
+    present weights: they get no gradient and are left out of the loss."""
+    optimizer: Literal["rmsprop", "adam"] = "rmsprop"
+    """RMSProp as in the papers, or Adam."""
+    learning_rate: Annotated[float, Range(0, 1, above=True)] = 6e-4
+    """The optimizer's step size."""
+    optimizer_epsilon: Annotated[float, Range(0, 1, above=True)] = 0.01
+    """The optimizer's epsilon: 0.01 is for RMSProp on summed losses, 1e-5 fits Adam."""
+    rmsprop_alpha: Annotated[float, Range(0, 1)] = 0.99
+    """RMSProp's smoothing."""
+    anneal_learning_rate: bool = True
+    """Take the learning rate linearly to 0 at total_steps."""
+    reduction: Literal["sum", "mean"] = "sum"
+    """Losses are summed over time and batch, as in the papers, or averaged."""
+    discount: Annotated[float, Range(0, 1)] = 0.99
+    """γ."""
+    trace_lambda: Annotated[float, Range(0, 1)] = 1.0
+    """λ of V-trace's traces."""
+    rho_bar: Annotated[float, Range(0, above=True)] = 1.0
+    """Clips the importance weights of the temporal differences: fixes which policy's values are
+    learned."""
+    c_bar: Annotated[float, Range(0, above=True)] = 1.0
+    """Clips the importance weights of the traces: trades speed for variance."""
+    pg_rho_bar: Annotated[float, Range(0, above=True)] = 1.0
+    """Clips the importance weights of the policy gradient."""
+    value_coefficient: Annotated[float, Range(0)] = 0.5
+    """c_v."""
+    entropy_coefficient: Annotated[float, Range(0)] = 0.01
+    """c_e."""
+    max_gradient_norm: Annotated[float, Range(0, above=True)] = 40.0
+    """Gradients are scaled down to this global norm."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.num_envs % self.actors.count:
+            raise ConfigError(
+                f"actors.count: got {self.actors.count}, expected a divisor of "
+                f"num_envs = {self.num_envs}: each actor has as many columns as the others"
+            )
+        if self.burn_in >= self.unroll_length:
+            raise ConfigError(
+                f"burn_in: got {self.burn_in}, expected less than "
+                f"unroll_length = {self.unroll_length}"
+            )
+
+    def train(self, *, resume: Path | None = None) -> Path:
+        return train(self, resume=resume)
+
+
+def train(config: IMPALAConfig, *, resume: Path | None = None) -> Path:
+    """Train to ``config.total_steps``, then evaluate; returns the run directory.
+
+    ``resume`` continues that run directory from its newest good checkpoint. Ctrl-C and SIGTERM
+    save a checkpoint before they take effect, and so does an actor that fails.
+    """
+    with TrainingSession(config, resume=resume) as session:
+        policy = Policy(config, config.env.spec()).to(session.device)
+        optimizer = _optimizer(config, policy)
+        actors_device = config.actors.resolve_device(session.device)
+        action_draws = [
+            session.generator(f"action-{index}", actors_device)
+            for index in range(config.actors.count)
+        ]
+        session.begin(policy, optimizer)
+        actors = session.closing(
+            Actors(
+                config.actors,
+                config.env,
+                policy,
+                seeds=session.env_seeds(config.num_envs),
+                generators=action_draws,
+                unroll_length=config.unroll_length,
+                batch_size=config.batch_size,
+            )
+        )
+        actors.start(policy)
+        while session.step < config.total_steps and not session.stop_requested:
+            try:
+                with session.stopwatch("waiting"):
+                    batch = actors.next_batch()
+            except Exception:
+                session.save(policy, optimizer)
+                raise
+            learning_rate = config.learning_rate
+            if config.anneal_learning_rate:
+                learning_rate = linear_to_zero(learning_rate, session.step, config.total_steps)
+            set_learning_rate(optimizer, learning_rate)
+            with session.stopwatch("learning"):
+                metrics = _update(config, policy, optimizer, batch.rollout)
+                actors.publish(policy)
+            metrics |= _lag(batch, actors.version - 1)
+            metrics |= {f"time/{name}": share for name, share in batch.shares.items()}
+            metrics["optimizer/learning_rate"] = learning_rate
+            session.log(int(batch.rollout.mask.sum()), batch.games, metrics)
+            session.save_if_due(policy, optimizer)
+        session.save(policy, optimizer)
+    finish_run(session.path, config)
+    return session.path
+
+
+def _optimizer(config: IMPALAConfig, policy: Policy) -> torch.optim.Optimizer:
+    if config.optimizer == "adam":
+        return torch.optim.Adam(
+            policy.parameters(), lr=config.learning_rate, eps=config.optimizer_epsilon, fused=True
+        )
+    return torch.optim.RMSprop(
+        policy.parameters(),
+        lr=config.learning_rate,
+        alpha=config.rmsprop_alpha,
+        eps=config.optimizer_epsilon,
+    )
+
+
+def _update(
+    config: IMPALAConfig, policy: Policy, optimizer: torch.optim.Optimizer, rollout: Rollout
+) -> dict[str, float]:
+    """One gradient step on one batch; returns its metrics."""
+    with recording() as records:
+        loss, metrics = impala_loss(config, policy, rollout)
+    optimizer.zero_grad()
+    loss.backward()
+    metrics["optimizer/gradient_norm"] = clip_gradients(policy, config.max_gradient_norm)
+    optimizer.step()
+    return {name: value.item() for name, value in metrics.items()} | core_metrics(records)
+
+
+def impala_loss(
+    config: IMPALAConfig, policy: Policy, rollout: Rollout
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The V-trace actor-critic loss of a batch.
+
+    returns the scalar loss, and metrics without gradient
+    """
+    steps = slice(config.burn_in, None)
+    length = len(rollout.action)
+    output = replay(policy, rollout, start=config.burn_in, stop=length + 1)
+    logits = output.logits[:-1]
+    mask, action = rollout.mask[steps], rollout.action[steps]
+    behaviour_logits = rollout.behaviour_logits[steps]
+    log_pi = log_prob(logits, action)
+    # a dummy step's action was never played: its ratio must not enter
+    log_rho = (log_pi - log_prob(behaviour_logits, action)).detach().masked_fill(~mask, 0)
+    target, advantage = v_trace(
+        log_rho,
+        policy.clip_reward(rollout.reward[steps]),
+        config.discount * (~rollout.terminated[steps]),
+        output.value.detach(),
+        mask,
+        lam=config.trace_lambda,
+        rho_bar=config.rho_bar,
+        c_bar=config.c_bar,
+        pg_rho_bar=config.pg_rho_bar,
+    )
+    reduce = masked_sum if config.reduction == "sum" else masked_mean
+    policy_loss = reduce(-advantage * log_pi, mask)
+    value_loss = 0.5 * reduce((output.value[:-1] - target) ** 2, mask)
+    all_entropy = entropy(logits)
+    loss = (
+        policy_loss
+        + config.value_coefficient * value_loss
+        - config.entropy_coefficient * reduce(all_entropy, mask)
+    )
+    with torch.no_grad():
+        ratio = log_rho.exp()
+        metrics = {
+            "loss/policy": policy_loss.detach(),
+            "loss/value": value_loss.detach(),
+            "policy/entropy": masked_mean(all_entropy, mask),
+            "policy/kl": masked_mean(kl_divergence(behaviour_logits, logits), mask),
+            "policy/clip_fraction": masked_mean((ratio > config.rho_bar).float(), mask),
+            "policy/ratio_deviation": (ratio - 1).abs().max(),
+            "value/explained_variance": explained_variance(output.value[:-1], target, mask),
+        }
+    return loss, metrics
+
+
+def _lag(batch: Batch, version: int) -> dict[str, float]:
+    """How many updates behind the learner the actors' weights were."""
+    lag = (version - batch.version).float()
+    return {"policy/lag_mean": lag.mean().item(), "policy/lag_max": lag.max().item()}
