@@ -227,7 +227,7 @@ def test_feedforward_has_no_memory() -> None:
     assert after == ()
 
 
-@pytest.mark.parametrize("name", CORES.keys() & MEMORIES)
+@pytest.mark.parametrize("name", sorted(CORES.keys() & MEMORIES))
 @pytest.mark.parametrize("horizon", [1, 3, STEPS + 1])
 def test_gradient_horizon(name: str, horizon: int) -> None:
     config: Any = CASES[name]
@@ -288,7 +288,7 @@ def test_what_is_recorded_does_not_depend_on_how_time_is_cut(config: CoreConfig)
             close(parts[-1] if name.endswith("fast_weight") else torch.cat(parts), value)
 
 
-@pytest.mark.parametrize("name", CORES.keys() - {"feedforward", "lstm", "gru", "gtrxl"})
+@pytest.mark.parametrize("name", sorted(CORES.keys() - {"feedforward", "lstm", "gru", "gtrxl"}))
 def test_fast_weight_programmers_record_rates_and_weights(name: str) -> None:
     core, x, state, reset = make(CASES[name])
     with recording() as records:
