@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fwp_rl.cores import CORES, Core, CoreConfig
 from fwp_rl.cores.feedforward import FeedforwardConfig
+from fwp_rl.cores.srwm import SRWMConfig
 from fwp_rl.envs.toy import ScriptedConfig, ScriptedEpisode
 from fwp_rl.models.categorical import log_prob
 from fwp_rl.models.encoders import MLPConfig
@@ -97,6 +98,10 @@ def _late_last_action(rollout: Rollout) -> None:
     rollout.observation.last_action = rollout.observation.last_action.roll(1, dims=0)
 
 
+LOUD: dict[str, CoreConfig] = {"srwm": SRWMConfig(initial_scale=8.0)}
+"""Where the default config writes next to nothing at the start."""
+
+
 @pytest.mark.parametrize("name", sorted(set(CORES) - {"feedforward"}))
 @pytest.mark.parametrize(
     "fault", [_reset_one_step_late, _reset_at_the_dummy, _fresh_initial_state, _late_last_action]
@@ -104,7 +109,11 @@ def _late_last_action(rollout: Rollout) -> None:
 def test_the_identity_notices_every_misalignment(
     name: str, fault: Callable[[Rollout], None]
 ) -> None:
-    actor = make_actor(CORES[name]())
+    actor = make_actor(LOUD.get(name) or CORES[name]())
+    with torch.no_grad():  # some memories hardly speak up with their initial weights
+        for parameter, weight in actor.policy.core.named_parameters():
+            if parameter.endswith("out.weight"):
+                weight.mul_(10)
     collector = Collector(actor, LENGTH)
     collector.collect()
     rollout, _ = collector.collect()
