@@ -99,7 +99,7 @@ __device__ __forceinline__ void store_blocks(const Matrix& m, const Place& place
 }
 
 template <class IO, int K, int V, int THREADS, int CHUNK>
-__global__ void __launch_bounds__(THREADS, 512 / THREADS)
+__global__ void __launch_bounds__(THREADS, 384 / THREADS)
 srwm_forward(const SrwmForward<IO> a) {
   using S = Real<IO>;
   using Matrix = Tile<S, tile_rows<K, V, THREADS>(), K, THREADS>;
@@ -282,7 +282,7 @@ __device__ __forceinline__ void times_transposed(const Matrix& m, const S (&x)[M
 // W is in M at every step, so dW sums what the steps add to G, a chunk at a time. It is not G less
 // the gradient of the final state: that difference can lack digits.
 template <class IO, int K, int V, int THREADS, int CHUNK>
-__global__ void __launch_bounds__(THREADS, 512 / THREADS)
+__global__ void __launch_bounds__(THREADS, 384 / THREADS)
 srwm_backward(const SrwmBackward<IO> a) {
   using S = Real<IO>;
   constexpr int R = tile_rows<K, V, THREADS>(), WARPS = THREADS / 32;

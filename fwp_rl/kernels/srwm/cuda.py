@@ -58,6 +58,8 @@ def _geometry(K: int, V: int) -> tuple[int, int, int, int]:
     K, V = next(sizes for sizes in SIZES if sizes[0] >= K and sizes[1] >= V)
     rows = V + 2 * K + 4
     threads = 32 * _whole(rows * K, 32 * 32)
+    if threads > 384:  # 13 warps would leave 128 registers a thread, too few for the backward
+        threads = 256
     groups = threads // max(2, K // 16)
     return K, V, threads, groups * _whole(rows, groups)
 
