@@ -126,18 +126,21 @@ def _evaluate(args: list[str]) -> None:
         source: Source,
         /,
         *,
-        games: int = 30,
+        protocol: Literal["games", "paper"] = "games",
+        games: int | None = None,
         greedy: bool = False,
         checkpoint: Literal["last", "best"] = "last",
         seed: int = 0,
         device: Literal["auto", "cpu", "cuda"] = "auto",
         output: Path | None = None,
     ) -> None:
-        """Play whole games with a saved policy; print a table and write JSON.
+        """Play with a saved policy; print a table and write JSON.
 
         Args:
             source: A run directory, a policy folder or a checkpoint.
-            games: Whole games, at least.
+            protocol: games: whole games, raw reward over all lives. paper: as the code of the fast
+                weight papers evaluates Atari, 5 runs of 30 single lives, greedy.
+            games: Whole games, at least; none: 30. Not for paper.
             greedy: Take the most probable action instead of sampling.
             checkpoint: The last policy, or the one with the best training return.
             seed: Seed of the evaluation's environments and actions.
@@ -146,21 +149,35 @@ def _evaluate(args: list[str]) -> None:
         """
         from rich.console import Console
 
-        from fwp_rl.evaluation import evaluate, evaluation_table
-
-        if games < 1:
+        if games is not None and games < 1:
             raise ConfigError(f"--games: got {games}, expected 1 or more")
-        result = evaluate(
-            source,
-            games=games,
-            greedy=greedy,
-            checkpoint=checkpoint,
-            seed=seed,
-            device=device,
-            output=output,
-        )
+        if protocol == "paper":
+            from fwp_rl.paper_evaluation import evaluate_paper, paper_table
+
+            if games is not None:
+                raise ConfigError(
+                    f"--games: got {games}, but --protocol paper plays 5 runs of 30 lives; "
+                    "leave --games out"
+                )
+            result = evaluate_paper(
+                source, checkpoint=checkpoint, seed=seed, device=device, output=output
+            )
+            table = paper_table(result)
+        else:
+            from fwp_rl.evaluation import evaluate, evaluation_table
+
+            result = evaluate(
+                source,
+                games=30 if games is None else games,
+                greedy=greedy,
+                checkpoint=checkpoint,
+                seed=seed,
+                device=device,
+                output=output,
+            )
+            table = evaluation_table(result)
         console = Console()
-        console.print(evaluation_table(result))
+        console.print(table)
         console.print(result["file"], markup=False, highlight=False, soft_wrap=True)
 
     tyro.cli(command, args=args, prog="fwp-rl evaluate")

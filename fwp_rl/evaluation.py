@@ -4,6 +4,7 @@ An evaluation plays whole games: the training environment's wrappers stay, episo
 core's resets at lost lives included, and the raw reward is summed over all lives until the game
 ends. Every column plays a fixed number of games, since counting the first to finish would favour
 short ones. A game cut by the time limit counts with what it had scored, and is reported.
+``paper_evaluation.py`` plays single lives, as the fast weight papers' code does.
 """
 
 import math
@@ -36,7 +37,17 @@ from fwp_rl.training.progress import Progress
 from fwp_rl.training.run import RunDirectory
 from fwp_rl.training.seeding import derive_seed, env_seeds
 
-__all__ = ["evaluate", "evaluation_table", "finish_run", "record_video", "run_of"]
+__all__ = [
+    "checkpoint_label",
+    "evaluate",
+    "evaluation_table",
+    "finish_run",
+    "make_actor",
+    "open_policy",
+    "record_video",
+    "run_of",
+    "write_result",
+]
 
 MAX_COLUMNS = 16
 
@@ -61,18 +72,17 @@ def evaluate(
     if games < 1:
         raise ValueError(f"games: got {games}, expected 1 or more")
     where = choose_device(device)
-    saved = _load(path, checkpoint)
+    saved = open_policy(path, checkpoint)
     per_column = math.ceil(games / MAX_COLUMNS)
     columns = math.ceil(games / per_column)
     env = saved.env.make(columns, env_seeds(seed, columns, stream="evaluation"))
     try:
-        actor = _actor(saved, env, greedy=greedy, seed=seed, device=where)
+        actor = make_actor(saved, env, greedy=greedy, seed=seed, device=where)
         played = list(_whole_games(actor, per_column))
         description = env.describe()
     finally:
         env.close()
-    label = checkpoint if saved.path.name == "policy" or checkpoint == "best" else saved.path.name
-    now = datetime.now(UTC)
+    label = checkpoint_label(saved, checkpoint)
     result = {
         "schema": 1,
         "policy": str(saved.path),
@@ -90,7 +100,31 @@ def evaluate(
         "returns": [game.episode_return for game in played],
         "lengths": [game.length for game in played],
         "truncated": [game.truncated for game in played],
-        "environment": description,
+    }
+    kind = "greedy" if greedy else "sampled"
+    return write_result(saved, description, result, f"{label}-{kind}-seed{seed}", output)
+
+
+def checkpoint_label(saved: SavedPolicy, checkpoint: Literal["last", "best"]) -> str:
+    """What to call the weights that were evaluated: last, best or the checkpoint's own name."""
+    return checkpoint if saved.path.name == "policy" or checkpoint == "best" else saved.path.name
+
+
+def write_result(
+    saved: SavedPolicy,
+    environment: dict[str, Any],
+    result: dict[str, Any],
+    name: str,
+    output: str | Path | None,
+) -> dict[str, Any]:
+    """Write an evaluation as JSON, with all that it depends on; returns it, with its ``file``.
+
+    environment  what the environment said of itself
+    name         of the file, to which the time is added, where ``output`` is None
+    """
+    now = datetime.now(UTC)
+    result = result | {
+        "environment": environment,
         "network": config_to_dict(saved.policy.config),
         "versions": {
             "fwp_rl": fwp_rl.__version__,
@@ -101,13 +135,13 @@ def evaluate(
         "created": now.isoformat(timespec="seconds"),
     }
     stamp = now.strftime("%Y%m%d-%H%M%S")
-    run = run_of(saved.path)
-    if output is None and run is None:
-        output = f"evaluation-{stamp}.json"
-    elif output is None and run is not None:
-        kind = "greedy" if greedy else "sampled"
-        output = run / "evaluations" / f"{label}-{kind}-seed{seed}-{stamp}.json"
-    assert output is not None
+    if output is None:
+        run = run_of(saved.path)
+        output = (
+            f"evaluation-{stamp}.json"
+            if run is None
+            else run / "evaluations" / f"{name}-{stamp}.json"
+        )
     write_json(Path(output), result)
     return result | {"file": str(output)}
 
@@ -129,7 +163,7 @@ def record_video(
     if output is not None and Path(output).suffix not in (".mp4", ".gif"):
         raise ConfigError(f"output: got {str(output)!r}, expected a name that ends in .mp4 or .gif")
     where = choose_device(device)
-    saved = _load(path, checkpoint)
+    saved = open_policy(path, checkpoint)
     fps = saved.env.frame_rate()
     if fps is None:
         raise ConfigError(f"{saved.policy.spec.name} has no screen to film")
@@ -139,7 +173,7 @@ def record_video(
         output = folder / f"{checkpoint}-seed{seed}.mp4"
     env = saved.env.make(1, env_seeds(seed, 1, stream="video"), render=True)
     try:
-        actor = _actor(saved, env, greedy=greedy, seed=seed, device=where)
+        actor = make_actor(saved, env, greedy=greedy, seed=seed, device=where)
         return write_video(_frames(actor, max(1, int(max_seconds * fps))), Path(output), fps)
     finally:
         env.close()
@@ -222,7 +256,8 @@ def evaluation_table(result: dict[str, Any]) -> Table:
     return table
 
 
-def _load(path: str | Path, checkpoint: Literal["last", "best"]) -> SavedPolicy:
+def open_policy(path: str | Path, checkpoint: Literal["last", "best"]) -> SavedPolicy:
+    """The saved policy of a run (its last or best), a policy folder or a checkpoint."""
     path = Path(path)
     if checkpoint == "best":
         run = run_of(path)
@@ -234,9 +269,10 @@ def _load(path: str | Path, checkpoint: Literal["last", "best"]) -> SavedPolicy:
     return load_saved(path)
 
 
-def _actor(
+def make_actor(
     saved: SavedPolicy, env: VectorEnv, *, greedy: bool, seed: int, device: torch.device
 ) -> Actor:
+    """A saved policy at play, with action draws of its own."""
     generator = torch.Generator(device).manual_seed(derive_seed(seed, "evaluation-actions"))
     return Actor(saved.policy.to(device), env, generator=generator, greedy=greedy)
 
