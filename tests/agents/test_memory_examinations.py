@@ -18,7 +18,7 @@ import pytest
 from fwp_rl.reports.plots import compare_learning_curves
 from fwp_rl.training.loggers import read_metrics
 
-STEPS = 750_000  # later even no memory learns a little: see docs/benchmarks/minigrid_memory.md
+STEPS = 500_000  # later even no memory learns a little: see docs/benchmarks/minigrid_memory.md
 CORES = {
     "delta_net": (),
     "lstm": ("core:lstm", "--core.hidden-size=128"),
