@@ -30,6 +30,7 @@ from fwp_rl.rl.replay import core_metrics, replay
 from fwp_rl.rl.returns import v_trace
 from fwp_rl.training.actors import Actors, ActorsConfig, Batch
 from fwp_rl.training.config import AGENTS, TrainConfig
+from fwp_rl.training.cpu_threads import cpu_threads
 from fwp_rl.training.optim import clip_gradients, linear_to_zero, set_learning_rate
 from fwp_rl.training.session import TrainingSession
 from fwp_rl.types import Rollout
@@ -44,6 +45,9 @@ class IMPALAConfig(TrainConfig):
 
     actors: ActorsConfig = field(default_factory=ActorsConfig)
     """Who plays, and where."""
+    learner_threads: Annotated[int | None, Range(1, 256)] = None
+    """CPU cores that the learner computes with; none: those that the actors leave. Threads that
+    wait for one another on a core that an actor holds are slower than one thread."""
     num_envs: Annotated[int, Range(1, 4096)] = 48
     """Environment columns of all actors together."""
     unroll_length: Annotated[int, Range(1)] = 50
@@ -106,7 +110,10 @@ def train(config: IMPALAConfig, *, resume: Path | None = None) -> Path:
     ``resume`` continues that run directory from its newest good checkpoint. Ctrl-C and SIGTERM
     save a checkpoint before they take effect, and so does an actor that fails.
     """
-    with TrainingSession(config, resume=resume) as session:
+    with (
+        TrainingSession(config, resume=resume) as session,
+        cpu_threads(config.learner_threads or config.actors.cores_left(session.device)),
+    ):
         policy = Policy(config, config.env.spec()).to(session.device)
         optimizer = _optimizer(config, policy)
         actors_device = config.actors.resolve_device(session.device)

@@ -50,6 +50,8 @@ class ActorsConfig:
     """Unrolls that an actor may have begun or finished and not yet given to the learner."""
     device: str = "auto"
     """Where actors compute: cpu, cuda or cuda:N; auto takes the learner's device."""
+    cpu_threads: Annotated[int, Range(1, 256)] = 1
+    """Cores that an actor in a thread of its own computes with, where it does so on the CPU."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -59,6 +61,13 @@ class ActorsConfig:
     def resolve_device(self, learner: torch.device) -> torch.device:
         """The device to act on beside a learner's."""
         return learner if self.device == "auto" else choose_actor_device(self.device)
+
+    def cores_left(self, learner: torch.device) -> int:
+        """The CPU cores that a learner has for itself, one at least."""
+        cores = torch.get_num_threads()
+        if self.kind == "threads" and self.resolve_device(learner).type == "cpu":
+            cores -= self.count * self.cpu_threads
+        return max(1, cores)
 
 
 def choose_actor_device(name: str) -> torch.device:
@@ -140,6 +149,7 @@ class Actors:
                         generator=generator,
                         unroll_length=unroll_length,
                         buffers=config.buffers if config.kind == "threads" else 1,
+                        cpu_threads=config.cpu_threads,
                         pin_memory=generator.device.type == "cpu" and self._device.type == "cuda",
                     )
                 )
@@ -165,6 +175,8 @@ class Actors:
 
         Raises what an actor raised, with its traceback, as soon as one did.
         """
+        if not self.version:
+            raise RuntimeError("next_batch() before start(): nobody plays yet")
         return self._assembly.next_batch(self._source)
 
     def close(self) -> None:
@@ -230,10 +242,12 @@ class _Player:
         generator: torch.Generator,
         unroll_length: int,
         buffers: int,
+        cpu_threads: int,
         pin_memory: bool,
     ) -> None:
         self.index = index
         self.env = env
+        self.cpu_threads = cpu_threads
         self.device = generator.device
         self.free: queue.SimpleQueue[Rollout | None] = queue.SimpleQueue()
         """Buffers to play into; None asks the actor to end."""
@@ -352,6 +366,8 @@ class _Threads:
                 if player.device.type == "cuda":
                     stack.enter_context(torch.cuda.device(player.device))
                     stack.enter_context(torch.cuda.stream(torch.cuda.Stream(player.device)))
+                else:
+                    torch.set_num_threads(player.cpu_threads)  # of this thread alone
                 player.begin()
                 while (unroll := player.unroll()) is not None:
                     self._finished.put(unroll)

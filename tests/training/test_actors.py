@@ -20,6 +20,7 @@ from fwp_rl.models.encoders import MLPConfig, NatureCNNConfig
 from fwp_rl.models.policy import Policy, PolicyConfig
 from fwp_rl.rl.replay import replay
 from fwp_rl.training.actors import Actors, ActorsConfig, Batch
+from fwp_rl.training.cpu_threads import cpu_threads
 
 KINDS = ("threads", "inline")
 Kind = Literal["threads", "inline"]
@@ -273,3 +274,60 @@ def test_bad_configs_are_explained() -> None:
             unroll_length=2,
             batch_size=1,
         )
+
+
+CORES_IN_USE: list[int] = []
+
+
+@dataclass(frozen=True, kw_only=True)
+class CountsCores(RecallConfig):
+    """Recall that notes, at each step, how many cores torch computes with there."""
+
+    def make(
+        self,
+        num_envs: int,
+        seeds: Sequence[int],
+        *,
+        num_threads: int | None = None,
+        render: bool = False,
+    ) -> Any:
+        env = super().make(num_envs, seeds, num_threads=num_threads, render=render)
+        play = env.step
+
+        def step(action: Any) -> Any:
+            CORES_IN_USE.append(torch.get_num_threads())
+            return play(action)
+
+        env.step = step  # type: ignore[method-assign]
+        return env
+
+
+def test_actors_compute_on_their_own_number_of_cores() -> None:
+    """torch's count belongs to a Python thread: the learner's must stay what it is."""
+    CORES_IN_USE.clear()
+    env = CountsCores()
+    policy = make_policy(env)
+    with cpu_threads(2), closing(make_actors(env, policy, "threads")) as actors:
+        actors.start(policy)
+        play(actors, 3)
+        assert torch.get_num_threads() == 2
+    assert set(CORES_IN_USE) == {1}
+
+
+@pytest.mark.parametrize(
+    ("kind", "count", "device", "left"),
+    [("threads", 2, "cpu", 6), ("threads", 16, "cpu", 1), ("inline", 2, "cpu", 8)],
+)
+def test_the_learner_computes_on_the_cores_that_actors_leave(
+    monkeypatch, kind, count, device, left
+):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
+    config = ActorsConfig(kind=kind, count=count, device=device)
+    assert config.cores_left(torch.device("cpu")) == left
+
+
+def test_cores_are_given_back() -> None:
+    before = torch.get_num_threads()
+    with cpu_threads(before + 1):
+        assert torch.get_num_threads() == before + 1
+    assert torch.get_num_threads() == before
