@@ -90,7 +90,7 @@ class Pool:
 
     def render(self, column: int) -> NDArray[np.uint8]:
         """The screen of one column, ``[height, width, 3]``."""
-        self._lifetime.check_open()
+        self._lifetime.check_started("render")
         check_render(self._render, column, self.num_envs)
         screen: NDArray[np.uint8] = self._pool.render(env_ids=[int(column)])[0]
         return screen
