@@ -1,6 +1,6 @@
 """What a memory is good for: what PPO learns with and without one, in the same steps.
 
-``long``: half an hour on 2 quiet cores. Run it with FWP_RL_OUTPUT=FOLDER to keep its curves and
+``long``: five minutes on 2 quiet cores. Run it with FWP_RL_OUTPUT=FOLDER to keep its curves and
 figures; runs that are finished there are not repeated. The recall task in ``test_ppo.py`` is its
 quick twin.
 """
