@@ -115,6 +115,11 @@ class EnvConfig:
         """Whether a game reached the task's goal; None where a task has scores and no goal."""
         return None
 
+    def score_bounds(self) -> tuple[float, float] | None:
+        """The least and the greatest return that a game can have, by which scores of different
+        tasks are brought to one scale; None where the task states none."""
+        return None
+
 
 ENVS: Registry[EnvConfig] = Registry("environment")
 

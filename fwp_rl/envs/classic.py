@@ -23,6 +23,15 @@ _TASKS = {
 }
 """Shape of an observation, number of actions, steps per second of a film."""
 
+_RETURNS = {
+    "Acrobot-v1": (-500.0, 0.0),
+    "CartPole-v0": (0.0, 200.0),
+    "CartPole-v1": (0.0, 500.0),
+    "Catch-v0": (-1.0, 1.0),
+    "MountainCar-v0": (-200.0, 0.0),
+}
+"""Least and greatest return: a reward of 1 or -1 per step up to the limit, but for Catch."""
+
 
 def _fell(obs: Any, reward: NDArray[np.float32], info: dict[str, Any]) -> NDArray[np.bool_]:
     """The cart is off its track, or the pole is more than 12 degrees from upright."""
@@ -67,6 +76,9 @@ class ClassicConfig(EnvConfig):
     def success(self, game: Game) -> bool | None:
         """The ball was caught; the other tasks have scores."""
         return game.episode_return > 0 if self.task == "Catch-v0" else None
+
+    def score_bounds(self) -> tuple[float, float]:
+        return _RETURNS[self.task]
 
     def make(
         self,

@@ -109,6 +109,9 @@ class MiniGridConfig(EnvConfig):
         """The goal was reached."""
         return game.episode_return > 0
 
+    def score_bounds(self) -> tuple[float, float]:
+        return 0.0, 1.0
+
     def make(
         self,
         num_envs: int,

@@ -62,6 +62,9 @@ class RecallConfig(EnvConfig):
         """The cue was named."""
         return game.episode_return > 0
 
+    def score_bounds(self) -> tuple[float, float]:
+        return 0.0, 1.0
+
     def make(
         self,
         num_envs: int,
