@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 import tyro
@@ -23,15 +23,18 @@ from fwp_rl.agents.ppo import PPOConfig
 from fwp_rl.config import ConfigError
 from fwp_rl.cores import CORES, build_core
 from fwp_rl.envs.atari import AtariConfig
-from fwp_rl.models.encoders import NatureCNNConfig
-from fwp_rl.models.policy import Policy
-from fwp_rl.training.config import choose_device
+from fwp_rl.models.base import ENCODERS
+from fwp_rl.models.policy import Policy, has_bfloat16
+from fwp_rl.training.config import TrainConfig, choose_device
 from fwp_rl.training.files import write_json
 from fwp_rl.training.loggers import read_metrics
+from fwp_rl.training.presets import load_preset
 from fwp_rl.types import State
 
 __all__ = ["bench_training"]
 
+ITERATION = 2048
+"""Steps that are called an iteration: a rollout of PPO at the default sizes."""
 WARM_UP = 2
 """First iterations of a run, left out: they compile kernels and fill caches."""
 
@@ -43,19 +46,24 @@ def bench_training(
         "delta_net",
     ),
     *,
+    agent: Literal["ppo", "impala"] = "ppo",
+    encoder: Literal["nature_cnn", "impala_resnet"] = "nature_cnn",
     game: str = "Pong",
-    num_envs: int = 16,
+    num_envs: int | None = None,
     iterations: int = 10,
     rounds: int = 3,
     output: Path | None = None,
 ) -> None:
-    """Steps per second of PPO with each core: Nature CNN, rollout 128, 4 epochs x 4 minibatches.
+    """Steps per second of an agent with each core. PPO: rollout 128, 4 epochs x 4 minibatches;
+    IMPALA: the preset impala_cpu.
 
     Args:
         cores: Registered cores to compare.
+        agent: Which agent trains.
+        encoder: The network before the core.
         game: Atari game.
-        num_envs: Environment columns.
-        iterations: Measured iterations per run, after two that warm up.
+        num_envs: Environment columns; none: 16 with PPO, the preset's with IMPALA.
+        iterations: Measured iterations of 2,048 steps per run, after two that warm up.
         rounds: Runs per core; the cores take turns.
         output: Also write the figures to this JSON file.
     """
@@ -63,13 +71,18 @@ def bench_training(
         raise ConfigError(
             f"iterations and rounds: got {iterations} and {rounds}, expected 1 or more"
         )
+    base = PPOConfig() if agent == "ppo" else load_preset("impala_cpu")
     configs = {
-        name: PPOConfig(
+        name: dataclasses.replace(
+            base,
             env=AtariConfig(game=game),
-            encoder=NatureCNNConfig(),
+            encoder=ENCODERS[encoder](),
             core=CORES[name](),
-            num_envs=num_envs,
-            total_steps=10**9,
+            num_envs=num_envs or base.num_envs,
+            # dummy steps do not count, so the last iteration may need a little more
+            total_steps=(iterations + WARM_UP) * ITERATION,
+            anneal_learning_rate=False,
+            checkpoint_minutes=60,
             evaluation_games=0,
             video=False,
             plain=True,
@@ -82,21 +95,24 @@ def bench_training(
     with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
         for round_ in range(rounds):
             for name, config in configs.items():
-                runs[name].append(pool.apply(_measure, (config, iterations)))
+                runs[name].append(pool.apply(_measure, (config,)))
                 speed = runs[name][-1]["steps_per_second"]
                 console.print(f"round {round_ + 1} of {rounds}: {name} {speed:.0f} steps/s")
     figures = {
         name: {key: statistics.median(run[key] for run in measured) for key in measured[0]}
         for name, measured in runs.items()
     }
-    console.print(_table(figures, game, num_envs))
+    columns = next(iter(configs.values())).num_envs
+    console.print(_table(figures, f"{agent}, {encoder}, {game}, {columns} columns"))
     if output is not None:
         write_json(
             output,
             {
                 "benchmark": "training",
+                "agent": agent,
+                "encoder": encoder,
                 "game": game,
-                "num_envs": num_envs,
+                "num_envs": columns,
                 "iterations": iterations,
                 "rounds": rounds,
                 "median": figures,
@@ -104,6 +120,7 @@ def bench_training(
                 "machine": {
                     "processor": platform.processor() or platform.machine(),
                     "torch_threads": torch.get_num_threads(),
+                    "bfloat16": has_bfloat16(choose_device("auto")),
                     "device": str(choose_device("auto")),
                 },
                 "versions": {"fwp_rl": fwp_rl.__version__, "torch": str(torch.__version__)},
@@ -112,24 +129,24 @@ def bench_training(
         )
 
 
-def _measure(config: PPOConfig, iterations: int) -> dict[str, float]:
-    """One training run: medians over its iterations, and the share of time the core takes."""
-    per_iteration = config.num_envs * config.rollout_length
-    # dummy steps do not count towards total_steps, so the run may need an iteration more
-    steps = (iterations + WARM_UP) * per_iteration
+def _measure(config: TrainConfig) -> dict[str, float]:
+    """One training run: steps over seconds after the warm-up, and where the time went. The shares
+    of acting and environment are of the actors' time, where these are threads of their own."""
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
         with contextlib.redirect_stdout(io.StringIO()):  # the table at the end is what counts
-            dataclasses.replace(
-                config, total_steps=steps, anneal_learning_rate=False, run_dir=str(run)
-            ).train()
-        rows = read_metrics(run / "metrics.jsonl")[WARM_UP : WARM_UP + iterations]
-    medians = {
-        name.partition("/")[2]: statistics.median(row[name] for row in rows)
-        for name in ("charts/steps_per_second", "time/acting", "time/environment", "time/learning")
-    }
-    seconds = per_iteration / medians["steps_per_second"]
-    return medians | {"core": _core_seconds(config) / seconds}
+            dataclasses.replace(config, run_dir=str(run)).train()
+        rows = read_metrics(run / "metrics.jsonl")
+    # dummy steps do not count: an iteration may end a little before its 2,048th step
+    rows = [row for row in rows if row["step"] >= (WARM_UP - 0.5) * ITERATION]
+    seconds = rows[-1]["time"] - rows[0]["time"]
+    figures = {"steps_per_second": (rows[-1]["step"] - rows[0]["step"]) / seconds}
+    for activity in ("acting", "environment", "learning"):
+        figures[activity] = statistics.fmean(row[f"time/{activity}"] for row in rows[1:])
+    if isinstance(config, PPOConfig):
+        per_iteration = config.num_envs * config.rollout_length
+        figures["core"] = _core_seconds(config) * figures["steps_per_second"] / per_iteration
+    return figures
 
 
 def _core_seconds(config: PPOConfig) -> float:
@@ -171,10 +188,12 @@ def _seconds(run: Callable[[], None], repeats: int) -> float:
     return statistics.median(times)
 
 
-def _table(figures: dict[str, dict[str, float]], game: str, num_envs: int) -> Table:
+def _table(figures: dict[str, dict[str, float]], title: str) -> Table:
     first: dict[str, Any] = next(iter(figures.values()))
-    table = Table("core", title=f"PPO on {game}, {num_envs} columns", title_justify="left")
-    headers = ("steps/s", "ratio", "acting", "environment", "learning", "of it all: core")
+    table = Table("core", title=title, title_justify="left")
+    headers = ["steps/s", "ratio", "acting", "environment", "learning"]
+    if "core" in first:
+        headers.append("of it all: core")
     for name in headers:
         table.add_column(name, justify="right")
     for name, row in figures.items():
@@ -182,6 +201,6 @@ def _table(figures: dict[str, dict[str, float]], game: str, num_envs: int) -> Ta
             name,
             f"{row['steps_per_second']:.0f}",
             f"{row['steps_per_second'] / first['steps_per_second']:.2f}",
-            *(f"{100 * row[key]:.0f} %" for key in ("acting", "environment", "learning", "core")),
+            *(f"{100 * share:.0f} %" for key, share in row.items() if key != "steps_per_second"),
         )
     return table

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -254,6 +255,7 @@ def core_marks() -> list[Any]:
 
 @pytest.mark.parametrize("core", core_marks())
 def test_memory_solves_recall_and_no_memory_cannot(core: str, tmp_path: Path) -> None:
+    """With FWP_RL_OUTPUT=FOLDER the evaluation stays there, as recall-CORE.json."""
     sizes = {"layers": 1, "hidden_size": 64, "heads": 2, "feedforward_size": 128}
     if core == "srwm":  # as it is by default it takes far longer
         sizes |= {"heads": 8, "initial_scale": 8.0}
@@ -267,7 +269,9 @@ def test_memory_solves_recall_and_no_memory_cannot(core: str, tmp_path: Path) ->
         evaluation_games=0,
         plain=True,
     )
-    low, high = evaluate(run, games=512)["summary"]["interval"]
+    folder = Path(os.environ.get("FWP_RL_OUTPUT", tmp_path))
+    result = evaluate(run, games=512, output=folder / f"recall-{core}.json")
+    low, high = result["summary"]["interval"]
     if core == "feedforward":
         assert high < 0.35  # chance is 0.25
     else:
