@@ -192,10 +192,17 @@ def _watch(args: list[str]) -> None:
         checkpoint: Literal["last", "best"] = "last",
         seed: int = 0,
         device: Literal["auto", "cpu", "cuda"] = "auto",
+        games: int = 1,
         max_seconds: float = 120.0,
+        memory: bool = True,
+        still: bool = False,
         output: Path | None = None,
     ) -> None:
-        """Film one whole game of a saved policy: mp4 with av installed, else GIF.
+        """Film a saved policy at play, its memory beside the game: mp4 with av installed, else GIF.
+
+        Shown are the fast weights of each head (of other cores the state), the write rates and the
+        size of each update over the last 100 steps, the value, rewards, and what the policy would
+        do. The colours' scale is that of the whole film.
 
         Args:
             source: A run directory, a policy folder or a checkpoint.
@@ -203,11 +210,16 @@ def _watch(args: list[str]) -> None:
             checkpoint: The last policy, or the one with the best training return.
             seed: Seed of the game and of the actions.
             device: Where the policy runs.
+            games: Whole games to film.
             max_seconds: Stop filming after so much playing time.
-            output: The file (.mp4 or .gif); by default under the run's videos/.
+            memory: Show the memory beside the game; --no-memory films the game alone.
+            still: Write a PNG sheet of four moments instead of a film.
+            output: The file (.mp4 or .gif, .png for --still); by default under the run's videos/.
         """
         from fwp_rl.evaluation import record_video
 
+        if games < 1:
+            raise ConfigError(f"--games: got {games}, expected 1 or more")
         if not 0 < max_seconds < float("inf"):
             raise ConfigError(f"--max-seconds: got {max_seconds}, expected more than 0")
         print(
@@ -217,7 +229,10 @@ def _watch(args: list[str]) -> None:
                 checkpoint=checkpoint,
                 seed=seed,
                 device=device,
+                games=games,
                 max_seconds=max_seconds,
+                memory=memory,
+                still=still,
                 output=output,
             )
         )

@@ -22,11 +22,14 @@ from rich.table import Table
 
 import fwp_rl
 from fwp_rl.config import ConfigError
+from fwp_rl.cores import CORES
 from fwp_rl.envs import Game, VectorEnv
 from fwp_rl.envs.atari import protocol_in_words
 from fwp_rl.reports.atari_scores import human_normalized
+from fwp_rl.reports.memory_film import MemoryFilm
+from fwp_rl.reports.moments import play, screen_of
 from fwp_rl.reports.plots import learning_curve
-from fwp_rl.reports.video import write_video
+from fwp_rl.reports.video import write_picture, write_video
 from fwp_rl.rl.collector import Actor
 from fwp_rl.training.checkpoint import best
 from fwp_rl.training.config import TrainConfig, choose_device
@@ -50,6 +53,9 @@ __all__ = [
 ]
 
 MAX_COLUMNS = 16
+
+SCREENLESS_RATE = 4.0
+"""Steps per second of a film where the environment has no screen."""
 
 
 def evaluate(
@@ -153,30 +159,58 @@ def record_video(
     checkpoint: Literal["last", "best"] = "last",
     seed: int = 0,
     device: Literal["auto", "cpu", "cuda"] = "auto",
+    games: int = 1,
     max_seconds: float = 120.0,
+    memory: bool = True,
+    still: bool = False,
     output: str | Path | None = None,
 ) -> Path:
-    """Film one whole game, or its first ``max_seconds``; returns the video's path.
+    """Film ``games`` whole games, or the first ``max_seconds`` of them; returns the file's path.
 
-    mp4 where av is installed (extra ``video``), else GIF. By default under the run's videos/.
+    memory  show the core's memory, rates, value and actions beside the game; else the game alone
+    still   a PNG sheet of four moments in place of a film
+    output  by default under the run's videos/; mp4 where av is installed (extra ``video``), else
+            GIF
     """
-    if output is not None and Path(output).suffix not in (".mp4", ".gif"):
-        raise ConfigError(f"output: got {str(output)!r}, expected a name that ends in .mp4 or .gif")
+    kinds = (".png",) if still else (".mp4", ".gif")
+    if output is not None and Path(output).suffix not in kinds:
+        raise ConfigError(
+            f"output: got {str(output)!r}, expected a name that ends in {' or '.join(kinds)}"
+        )
+    if still and not memory:
+        raise ConfigError("still: a sheet shows the memory too; leave --no-memory out")
     where = choose_device(device)
     saved = open_policy(path, checkpoint)
-    fps = saved.env.frame_rate()
-    if fps is None:
-        raise ConfigError(f"{saved.policy.spec.name} has no screen to film")
+    rate = saved.env.frame_rate()
+    if rate is None and not memory:
+        raise ConfigError(f"{saved.policy.spec.name} has no screen to film; leave --no-memory out")
+    fps = rate or SCREENLESS_RATE
+    limit = max(1, int(max_seconds * fps))
     if output is None:
         run = run_of(saved.path)
         folder = run / "videos" if run else Path()
-        output = folder / f"{checkpoint}-seed{seed}.mp4"
-    env = saved.env.make(1, env_seeds(seed, 1, stream="video"), render=True)
+        name = f"{checkpoint}-seed{seed}" + ("" if memory else "-game")
+        output = folder / f"{name}{'.png' if still else '.mp4'}"
+    env = saved.env.make(1, env_seeds(seed, 1, stream="video"), render=rate is not None)
     try:
         actor = make_actor(saved, env, greedy=greedy, seed=seed, device=where)
-        return write_video(_frames(actor, max(1, int(max_seconds * fps))), Path(output), fps)
+        if not memory:
+            return write_video(_frames(actor, games, limit), Path(output), fps)
+        moments = play(
+            actor, lambda a: screen_of(a, films=rate is not None), games=games, limit=limit
+        )
     finally:
         env.close()
+    core = CORES.name_of(type(saved.policy.config.core))
+    film = MemoryFilm(
+        moments,
+        title=saved.policy.spec.name.rpartition("/")[2],
+        core=core,
+        actions=saved.env.action_names(),
+    )
+    if still:
+        return write_picture(film.sheet(), Path(output))
+    return write_video(map(film.frame, range(len(film))), Path(output), fps)
 
 
 def finish_run(path: Path, config: TrainConfig) -> None:
@@ -290,12 +324,14 @@ def _whole_games(actor: Actor, per_column: int) -> Iterator[Game]:
                     yield game
 
 
-def _frames(actor: Actor, limit: int) -> Iterator[NDArray[np.uint8]]:
+def _frames(actor: Actor, games: int, limit: int) -> Iterator[NDArray[np.uint8]]:
     for _ in range(limit):
         yield actor.env.render(0)
         if actor.step().answer.games:
             yield actor.env.render(0)
-            return
+            games -= 1
+            if not games:
+                return
 
 
 def _summary(games: list[Game], saved: SavedPolicy) -> dict[str, Any]:

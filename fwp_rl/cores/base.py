@@ -65,6 +65,8 @@ class Core(nn.Module):
     ``initial_state``; callers use ``forward``, which checks shapes and applies the horizon."""
 
     output_size: int
+    state_names: tuple[str, ...] = ()
+    """What the leaves of the state are called in pictures, where they have names."""
 
     def __init__(self, config: CoreConfig, input_size: int) -> None:
         super().__init__()

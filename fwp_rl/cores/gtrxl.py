@@ -50,6 +50,7 @@ class GTrXLConfig(BlockConfig):
 
     def build(self, input_size: int) -> Core:
         core = FastWeightCore(self, input_size, lambda layer: _Attention(self), _GatedBlock)
+        core.state_names = tuple(f"window of layer {i + 1}" for i in range(self.layers))
         nn.init.normal_(core.input_projection.weight, std=(2 / input_size) ** 0.5)
         return core
 

@@ -55,6 +55,7 @@ class _RNN(Core):
         self.rnn = rnn
         self.leaves = leaves
         self.output_size = config.hidden_size
+        self.state_names = ("hidden", "cell")[:leaves]
 
     def initial_state(self, batch_size: int, device: torch.device | str | None = None) -> State:
         return tuple(

@@ -42,7 +42,7 @@ from fwp_rl.envs.base import EnvStep, check_action
 from fwp_rl.envs.bookkeeping import Books, Lifetime, check_columns, check_render
 from fwp_rl.envs.flicker import Flicker
 
-__all__ = ["AleEnv"]
+__all__ = ["AleEnv", "action_names"]
 
 _OUT_OF_REACH = 2**30
 """Frames: half a year of play, and far from the end of an int32."""
@@ -189,6 +189,22 @@ class AleEnv:
         self._colour = answers[-1][0]
         screen, info = answers[0]
         return screen, info["lives"]
+
+
+def action_names(game: str, *, full: bool) -> tuple[str, ...]:
+    """Names of a game's own actions, or of all that the console has; ``()`` where ale-py does not
+    have the game."""
+    from ale_py import ALEInterface, LoggerMode
+
+    try:
+        _, rom = _find_rom(game)
+    except ConfigError:
+        return ()
+    ALEInterface.setLoggerMode(LoggerMode.Error)
+    ale = ALEInterface()
+    ale.loadROM(rom)
+    actions = ale.getLegalActionSet() if full else ale.getMinimalActionSet()
+    return tuple(action.name.lower() for action in actions)
 
 
 def _find_rom(game: str) -> tuple[str, Path]:

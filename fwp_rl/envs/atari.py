@@ -229,6 +229,13 @@ class AtariConfig(EnvConfig):
         protocol = protocol_in_words(describe_protocol(self))
         return f"Protocol: {protocol} ({rules}); {self.backend}, {screens}"
 
+    def action_names(self) -> tuple[str, ...] | None:
+        """As the emulator of ale-py has them; None where it lacks the game."""
+        from fwp_rl.envs.ale import action_names
+
+        names = action_names(self.game, full=self.rules.full_action_space)
+        return names if len(names) == self.spec().num_actions else None
+
     def frame_rate(self) -> float:
         return 60 / self.rules.frame_skip
 

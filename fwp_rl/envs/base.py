@@ -111,6 +111,10 @@ class EnvConfig:
         """Steps per second of play for a person to watch; None where there is no screen."""
         return None
 
+    def action_names(self) -> tuple[str, ...] | None:
+        """What the actions are called, in their order; None where they have no names."""
+        return None
+
     def success(self, game: Game) -> bool | None:
         """Whether a game reached the task's goal; None where a task has scores and no goal."""
         return None

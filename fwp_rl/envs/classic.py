@@ -33,6 +33,14 @@ _RETURNS = {
 """Least and greatest return: a reward of 1 or -1 per step up to the limit, but for Catch."""
 
 
+_ACTIONS = {
+    "Acrobot": ("torque -1", "no torque", "torque +1"),
+    "CartPole": ("left", "right"),
+    "Catch": ("left", "stay", "right"),
+    "MountainCar": ("left", "coast", "right"),
+}
+
+
 def _fell(obs: Any, reward: NDArray[np.float32], info: dict[str, Any]) -> NDArray[np.bool_]:
     """The cart is off its track, or the pole is more than 12 degrees from upright."""
     fell: NDArray[np.bool_] = (abs(obs[:, 0]) > 2.4) | (abs(obs[:, 2]) > np.deg2rad(12))
@@ -72,6 +80,9 @@ class ClassicConfig(EnvConfig):
 
     def frame_rate(self) -> float | None:
         return _TASKS[self.task][2]
+
+    def action_names(self) -> tuple[str, ...]:
+        return _ACTIONS[self.task.partition("-")[0]]
 
     def success(self, game: Game) -> bool | None:
         """The ball was caught; the other tasks have scores."""

@@ -105,6 +105,9 @@ class MiniGridConfig(EnvConfig):
     def frame_rate(self) -> float:
         return 8.0
 
+    def action_names(self) -> tuple[str, ...]:
+        return "turn left", "turn right", "forward", "pick up", "drop", "toggle", "done"
+
     def success(self, game: Game) -> bool:
         """The goal was reached."""
         return game.episode_return > 0

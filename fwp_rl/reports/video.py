@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-__all__ = ["write_video"]
+__all__ = ["write_picture", "write_video"]
 
 Frame = NDArray[np.uint8]
 
@@ -42,6 +42,18 @@ def write_video(frames: Iterable[Frame], path: str | Path, fps: float) -> Path:
     try:
         write = _write_mp4 if path.suffix == ".mp4" else _write_gif
         write(_checked(frames), unfinished, fps)
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+    return path
+
+
+def write_picture(picture: Frame, path: Path) -> Path:
+    """Write ``[H, W, 3]`` (uint8) as a PNG and return its path; its folder is made where missing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".unfinished-{path.name}")
+    try:
+        Image.fromarray(picture).save(unfinished, format="PNG", optimize=True)
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
