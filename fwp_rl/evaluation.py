@@ -7,11 +7,14 @@ short ones. A game cut by the time limit counts with what it had scored, and is 
 ``paper_evaluation.py`` plays single lives, as the fast weight papers' code does.
 """
 
+import json
 import math
 import platform
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import numpy as np
@@ -39,6 +42,7 @@ from fwp_rl.training.presets import config_to_dict
 from fwp_rl.training.progress import Progress
 from fwp_rl.training.run import RunDirectory
 from fwp_rl.training.seeding import derive_seed, env_seeds
+from fwp_rl.training.views import open_view
 
 __all__ = [
     "checkpoint_label",
@@ -210,7 +214,8 @@ def record_video(
     )
     if still:
         return write_picture(film.sheet(), Path(output))
-    return write_video(map(film.frame, range(len(film))), Path(output), fps)
+    frames = map(film.frame, range(len(film)))
+    return write_video(frames, Path(output), fps, gif_rate=8, gif_colours=film.samples())
 
 
 def finish_run(path: Path, config: TrainConfig) -> None:
@@ -219,10 +224,11 @@ def finish_run(path: Path, config: TrainConfig) -> None:
     made = [path / "policy"]
     result = None
 
-    def attempt(what: str, make: Callable[[], Path]) -> None:
+    def attempt(what: str, make: Callable[[], Path | None]) -> None:
         """A finished training is not to fail for a picture."""
         try:
-            made.append(make())
+            file = make()
+            made.extend([] if file is None else [file])
         except Exception as error:
             console.print(f"No {what}: {type(error).__name__}: {error}", soft_wrap=True)
 
@@ -233,10 +239,31 @@ def finish_run(path: Path, config: TrainConfig) -> None:
     attempt("learning curve", lambda: learning_curve(path, evaluation=result))
     if config.video and config.env.frame_rate() is not None:
         attempt("video", lambda: record_video(path, device=config.device))
+    attempt("results in the log", lambda: _show_results(path, config, result))
     console.print("\nIn the run directory:")
     for file in made:
         console.print(f"  {file}", soft_wrap=True)
     console.print(f"\nNext:  fwp-rl evaluate {path}   fwp-rl watch {path}", soft_wrap=True)
+
+
+def _show_results(path: Path, config: TrainConfig, result: dict[str, Any] | None) -> Path | None:
+    """Show the evaluation, and the game alone of a short clip, where the curves are shown."""
+    step = int(load_saved(path).metadata.get("step") or 0)
+    with closing(open_view(config.logger, path, start_step=step)) as view:
+        if result is not None:
+            view.scalars(step, {"evaluation/mean_return": result["summary"]["mean"]})
+            view.text("evaluation", f"```json\n{json.dumps(result['summary'], indent=1)}\n```")
+        if config.video and config.env.frame_rate() is not None:
+            with TemporaryDirectory() as folder:
+                clip = record_video(
+                    path,
+                    device=config.device,
+                    max_seconds=20,
+                    memory=False,
+                    output=Path(folder) / "clip.gif",
+                )
+                view.clip(step, "evaluation/clip", clip)
+    return None
 
 
 def run_of(path: Path) -> Path | None:

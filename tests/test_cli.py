@@ -148,7 +148,7 @@ def test_what_cannot_be_used_is_named(
 ) -> None:
     assert run("evaluate", str(tmp_path / "nowhere")) == 1
     assert "expected a policy folder, a run directory" in capsys.readouterr().err
-    assert run("watch", str(finished_run)) == 2
+    assert run("watch", str(finished_run), "--no-memory") == 2
     assert "recall has no screen to film" in capsys.readouterr().err
     assert run("train", "recall", *TINY, f"--run-dir={finished_run}") == 1
     assert "holds a run already; continue it with --resume" in capsys.readouterr().err

@@ -24,8 +24,15 @@ def _ramp(anchors: Sequence[tuple[int, int, int]], levels: int) -> NDArray[np.ui
 
 # Blue and orange are told apart by colour-blind readers. Few levels keep a GIF's palette exact.
 DIVERGING: Final = _ramp(
-    [(178, 226, 255), (60, 150, 230), (24, 72, 128), _DARK]
-    + [(132, 62, 16), (232, 124, 30), (255, 214, 140)],
+    [
+        (178, 226, 255),
+        (60, 150, 230),
+        (24, 72, 128),
+        _DARK,
+        (132, 62, 16),
+        (232, 124, 30),
+        (255, 214, 140),
+    ],
     61,
 )
 """Negative blue, zero dark, positive orange."""
@@ -65,6 +72,8 @@ def tile_boxes(count: int, rows: int, columns: int, area: Box, gap: int = 8) -> 
     size = float(int(size)) if size >= 2 else size
     across = -(-count // lines)
     w, h = max(1, int(size * columns)), max(1, int(size * rows))
+    if lines == 1 and count > 1:
+        gap = min(gap + 32, (width - count * w) // (count - 1))
     boxes = []
     for i in range(count):
         line, place = divmod(i, across)

@@ -54,7 +54,7 @@ class MemoryFilm:
         self.scale = _memory_scale(moments, len(self.bands))
         """|number| at which the heat maps' colours end: the 99th percentile of the film."""
         self._measure()
-        self._charts = self._place_charts()
+        self._charts = self._place_charts(self._place_bands())
         self._still = self._draw_still(title, core)
 
     def __len__(self) -> int:
@@ -75,6 +75,10 @@ class MemoryFilm:
         for chart, box in self._charts:
             chart(image, draw, box, index)
         return np.asarray(image)
+
+    def samples(self) -> list[NDArray[np.uint8]]:
+        """Frames that have the film's colours, about all of them."""
+        return [self.frame(round(at)) for at in np.linspace(0, len(self) - 1, 6)]
 
     def sheet(self) -> NDArray[np.uint8]:
         """Four moments, a quarter of the film apart, two by two."""
@@ -103,52 +107,52 @@ class MemoryFilm:
         seen = [m.attention for m in self.moments if m.attention is not None]
         self._attention_top = float(np.percentile(np.stack(seen), 99)) if seen else 1.0
 
-    def _place_charts(self) -> list[tuple[_Chart, Box]]:
+    def _place_bands(self) -> int:
+        """Where the matrices stand; returns where they end."""
+        self._boxes: list[list[Box]] = []
+        if not self.bands:
+            return _TOP
+        strips = len(self._strips) + 2 + (self.moments[0].attention is not None)
+        height = min(298, 430 - 60 * (strips - 1)) // len(self.bands)
+        top = _TOP - 2
+        for band in self.bands:
+            area = (_RIGHT, top + 18, _WIDE, height - 22)
+            boxes = tile_boxes(*band.matrices.shape, area)
+            self._boxes.append(boxes)
+            top = boxes[-1][1] + boxes[-1][3] + 6
+        return top - 6
+
+    def _place_charts(self, after: int) -> list[tuple[_Chart, Box]]:
+        """The charts share what the matrices leave."""
         charts: list[_Chart] = [self._strip_chart(name) for name in self._strips]
         if self.moments[0].attention is not None:
             charts.append(self._draw_attention)
         if self.bands:
             charts.append(self._draw_change)
         charts.append(self._draw_value)
-        header, gap = 18, 10
-        top = 358 if self.bands else _TOP
-        if len(charts) > 3:
-            top = 310
-        height = min(150, (_BOTTOM - top + gap) // len(charts) - header - gap)
-        step = height + header + gap
-        first = _BOTTOM - step * len(charts) + gap if self.bands else _TOP
-        boxes = [(_RIGHT, first + i * step + header, _WIDE, height) for i in range(len(charts))]
-        self._memory_bottom = first - 8
-        return list(zip(charts, boxes, strict=True))
+        header = 32
+        height = min(150, (_BOTTOM - after) // len(charts) - header)
+        tops = [after + i * (height + header) + header for i in range(len(charts))]
+        return [(c, (_RIGHT, y, _WIDE, height)) for c, y in zip(charts, tops, strict=True)]
 
     def _draw_still(self, title: str, core: str) -> NDArray[np.uint8]:
         image = Image.new("RGB", SIZE, _BACKGROUND)
         draw = ImageDraw.Draw(image)
         draw.text((_MARGIN, 30), title, _TEXT, _font(20), anchor="lm")
         draw.text((_MARGIN + _LEFT, 30), core, _MUTED, _font(14), anchor="rm")
-        self._boxes: list[list[Box]] = []
         if not self.bands:
+            draw.text((_RIGHT, 30), "No memory", _TEXT, _font(20), anchor="lm")
             return np.asarray(image)
-        weights = any(band.is_weight for band in self.bands)
+        weights = self.bands[0].is_weight
         name = "Fast weights W, head by head" if weights else "Memory"
         draw.text((_RIGHT, 30), name, _TEXT, _font(20), anchor="lm")
         self._draw_scale(image, draw)
-        height = (self._memory_bottom - _TOP + 6) // len(self.bands)
-        for i, band in enumerate(self.bands):
-            top = _TOP - 4 + i * height
-            draw.text((_RIGHT, top + 6), band.label, _MUTED, _font(11), anchor="lm")
-            area = (_RIGHT, top + 16, _WIDE, height - 22)
-            boxes = tile_boxes(*band.matrices.shape, area)
-            spread = (_WIDE - (boxes[-1][0] + boxes[-1][2] - _RIGHT)) // max(1, len(boxes) - 1)
-            if len(boxes) > 1 and len({box[1] for box in boxes}) == 1:
-                spread = min(spread, 40)
-                boxes = [(x + n * spread, *rest) for n, (x, *rest) in enumerate(boxes)]
-            self._boxes.append(boxes)
+        for band, boxes in zip(self.bands, self._boxes, strict=True):
+            draw.text((_RIGHT, boxes[0][1] - 9), band.label, _MUTED, _font(11), anchor="lm")
         hidden = len(self.moments[0].bands) - len(self.bands)
         if hidden:
-            draw.text(
-                (_RIGHT + _WIDE, _TOP + 2), f"{hidden} more not shown", _MUTED, _font(11), "rm"
-            )
+            where = (_RIGHT + _WIDE, self._boxes[0][0][1] - 9)
+            draw.text(where, f"{hidden} more not shown", _MUTED, _font(11), anchor="rm")
         return np.asarray(image)
 
     def _draw_scale(self, image: Image.Image, draw: ImageDraw.ImageDraw) -> None:
@@ -167,13 +171,15 @@ class MemoryFilm:
     def _draw_policy(self, draw: ImageDraw.ImageDraw, index: int) -> None:
         moment = self.moments[index]
         x, y, w, h = self._screen_box(moment.screen)
-        lately = self._reward[max(0, index - 3) : index + 1]
-        earned = lately[np.flatnonzero(lately)[-1:]].sum()
+        score, earned = moment.score, 0.0
+        for recent in self.moments[max(0, index - 3) : index + 1]:
+            if recent.reward:
+                score, earned = recent.score, recent.reward
         edge = _GAIN if earned > 0 else _LOSS if earned < 0 else _LINE
         draw.rectangle((x - 1, y - 1, x + w, y + h), outline=edge, width=2 if earned else 1)
         line = _TOP + _SCREEN + 15
-        score = f"return {moment.score:.4g}" + (f"   ({earned:+.3g})" if earned else "")
-        draw.text((_MARGIN, line), score, edge if earned else _TEXT, _font(14), anchor="lm")
+        text = f"return {score:.4g}" + (f"   ({earned:+.3g})" if earned else "")
+        draw.text((_MARGIN, line), text, edge if earned else _TEXT, _font(14), anchor="lm")
         step = f"step {index + 1}" + (f", game {moment.game + 1}" if moment.game else "")
         draw.text((_MARGIN + _LEFT, line), step, _MUTED, _font(12), anchor="rm")
         self._draw_actions(draw, moment, _TOP + _SCREEN + 30)
@@ -185,7 +191,7 @@ class MemoryFilm:
         width = (_LEFT + 10) // columns
         pitch = min(20, (_BOTTOM - top) // lines)
         named = width >= 90 and pitch >= 9
-        label = min(110, width // 2) if named else 0
+        label = min(110, max(76, width // 2)) if named else 0
         for action, share in enumerate(moment.probabilities):
             column, place = divmod(action, lines)
             x, y = _MARGIN + column * width, top + place * pitch
@@ -208,9 +214,7 @@ class MemoryFilm:
         title = {"beta": "beta, the write rate", "decay": "decay, what is kept"}.get(name, name)
         title = f"{title.replace('_', ' ')}: a row per head, last {HISTORY} steps"
 
-        def draw_strip(
-            image: Image.Image, draw: ImageDraw.ImageDraw, box: Box, index: int
-        ) -> None:
+        def draw_strip(image: Image.Image, draw: ImageDraw.ImageDraw, box: Box, index: int) -> None:
             shown, missing = self._window(rows, index)
             painted = colours(shown, 0.0, top, SEQUENTIAL)
             painted[:, :missing] = _BACKGROUND
@@ -234,7 +238,7 @@ class MemoryFilm:
     def _draw_change(
         self, image: Image.Image, draw: ImageDraw.ImageDraw, box: Box, index: int
     ) -> None:
-        weights = any(band.is_weight for band in self.bands)
+        weights = self.bands[0].is_weight
         title = "norm of the update of W" if weights else "norm of the change of the memory"
         self._header(draw, box, f"{title}, 0 to {self._change_top:.2g}", "")
         curves = list(self._change.values())[: len(_CURVES)]

@@ -111,7 +111,8 @@ def bands_of(state: Sequence[Tensor], records: Records, names: Sequence[str]) ->
         layers = max(map(len, weights.values()))
         return [
             Band(
-                label=f"layer {layer + 1}" + (f", {_weight_name(name)}" if len(weights) > 1 else ""),
+                label=f"layer {layer + 1}"
+                + (f", {_weight_name(name)}" if len(weights) > 1 else ""),
                 part=f"layer {layer + 1}",
                 is_weight=True,
                 matrices=_numbers(values[layer][0]),

@@ -3,7 +3,7 @@
 import importlib.util
 import itertools
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,22 @@ __all__ = ["write_picture", "write_video"]
 Frame = NDArray[np.uint8]
 
 
-def write_video(frames: Iterable[Frame], path: str | Path, fps: float) -> Path:
+def write_video(
+    frames: Iterable[Frame],
+    path: str | Path,
+    fps: float,
+    *,
+    gif_rate: float = 25.0,
+    gif_colours: Sequence[Frame] | None = None,
+) -> Path:
     """Write frames ``[H, W, 3]`` (uint8, all of one size) and return the file's path.
 
     path  ``.mp4`` or ``.gif``. An ``.mp4`` becomes a ``.gif``, with a warning, where av is not
           installed. Its folder is made where missing.
     fps   frames per second of play
+    gif_rate     frames per second, about, that a GIF shows at most
+    gif_colours  frames that a GIF's one palette is made for, which makes it smaller; else each
+                 frame has its own
 
     The frames are consumed one by one, and the file appears when it is complete.
     """
@@ -40,8 +50,10 @@ def write_video(frames: Iterable[Frame], path: str | Path, fps: float) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".unfinished-{path.name}")
     try:
-        write = _write_mp4 if path.suffix == ".mp4" else _write_gif
-        write(_checked(frames), unfinished, fps)
+        if path.suffix == ".mp4":
+            _write_mp4(_checked(frames), unfinished, fps)
+        else:
+            _write_gif(_checked(frames), unfinished, fps, gif_rate, gif_colours)
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
@@ -92,14 +104,25 @@ def _write_mp4(frames: Iterator[Frame], path: Path, fps: float) -> None:
         container.mux(stream.encode())
 
 
-def _write_gif(frames: Iterator[Frame], path: Path, fps: float) -> None:
+def _write_gif(
+    frames: Iterator[Frame],
+    path: Path,
+    fps: float,
+    rate: float,
+    colours: Sequence[Frame] | None,
+) -> None:
     # players show a GIF's frame for no less than 20 ms, and count in steps of 10 ms
-    skip = max(1, round(fps / 25))
+    skip = max(1, round(fps / rate))
     duration = max(20, round(100 * skip / fps) * 10)
-    pictures = (
-        Image.fromarray(frame).quantize(64, dither=Image.Dither.NONE)
-        for frame in itertools.islice(frames, 0, None, skip)
-    )
+    palette = None if colours is None else Image.fromarray(np.vstack(colours)).quantize(192)
+
+    def reduced(frame: Frame) -> Image.Image:
+        image = Image.fromarray(frame)
+        if palette is None:
+            return image.quantize(64, dither=Image.Dither.NONE)
+        return image.quantize(palette=palette, dither=Image.Dither.NONE)
+
+    pictures = map(reduced, itertools.islice(frames, 0, None, skip))
     first = next(pictures)
     first.save(
         path,

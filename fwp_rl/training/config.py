@@ -11,6 +11,7 @@ from fwp_rl.envs import EnvConfig
 from fwp_rl.envs.atari import AtariConfig
 from fwp_rl.models.policy import PolicyConfig
 from fwp_rl.registry import Registry
+from fwp_rl.training.views import LoggerName
 
 __all__ = ["AGENTS", "TrainConfig", "choose_device"]
 
@@ -40,6 +41,8 @@ class TrainConfig(PolicyConfig):
     keep_memory: bool = True
     """Keep freed memory in the process (Linux with glibc): on a CPU, big activations are then not
     mapped and zeroed anew at every step."""
+    logger: LoggerName = "tensorboard"
+    """Where to look at the metrics besides metrics.jsonl; wandb needs the extra of that name."""
     plain: bool = False
     """Print plain lines instead of the live display, as is always done outside a terminal."""
 

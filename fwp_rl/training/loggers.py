@@ -1,4 +1,4 @@
-"""A run's metrics on disk: ``metrics.jsonl``, the record, and TensorBoard files, a view of it."""
+"""A run's metrics: ``metrics.jsonl``, the record, and a view of it, TensorBoard's or W&B's."""
 
 import json
 import math
@@ -9,11 +9,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from tensorboard.compat.proto.event_pb2 import Event, SessionLog
-from tensorboard.compat.proto.summary_pb2 import Summary
-from tensorboard.summary.writer.record_writer import RecordWriter
-
 from fwp_rl.training.files import write_file
+from fwp_rl.training.views import LoggerName, View, open_view
 
 __all__ = ["MetricsLogger", "read_metrics"]
 
@@ -21,11 +18,11 @@ METRICS = "metrics.jsonl"
 
 
 class MetricsLogger:
-    """Writes one line of JSON, and one point per TensorBoard curve, for each update.
+    """Writes one line of JSON, and one point per curve of the view, for each update.
 
     A line is ``{"step": ..., "time": ..., name: value, ...}``. ``time`` is the seconds for which
     the run has trained, over all its sessions, on the monotonic clock. A value that is not finite
-    is null under its name. Both files are handed to the operating system at every line.
+    is null under its name. The files are handed to the operating system at every line.
     """
 
     def __init__(
@@ -33,21 +30,21 @@ class MetricsLogger:
         directory: Path,
         *,
         start_step: int = 0,
+        logger: LoggerName = "tensorboard",
+        config: Mapping[str, Any] | None = None,
         warn: Callable[[str], object] = warnings.warn,
     ) -> None:
         """Drops every point after ``start_step``: a run that resumes there makes them anew.
 
-        warn  is told once if TensorBoard's files cannot be written; the run goes on without them
+        config  what is trained, as the view shows it
+        warn    is told once if the view cannot be written; the run goes on without it
         """
         self._warn = warn
         self._path = directory / METRICS
         self._started = time.monotonic() - _drop_after(start_step, self._path)
         self._file = self._path.open("a", encoding="utf-8", buffering=1)
-        self._events: _EventFile | None = None
-        try:
-            self._events = _EventFile(directory, start_step)
-        except OSError as error:
-            self._give_up_tensorboard(error)
+        self._view: View | None = None
+        self._attempt(lambda: self._open(logger, directory, start_step, config))
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Write the metrics of one update."""
@@ -57,16 +54,18 @@ class MetricsLogger:
             self._file.write(json.dumps(row, allow_nan=False) + "\n")
         except OSError as error:
             raise OSError(error.errno, error.strerror, str(self._path)) from error
-        if self._events is not None:
-            try:
-                self._events.write(step, metrics)
-            except OSError as error:
-                self._give_up_tensorboard(error)
+        if (view := self._view) is not None:
+            self._attempt(lambda: view.scalars(step, metrics))
 
     def close(self) -> None:
         self._file.close()
-        if self._events is not None:
-            self._events.close()
+        if self._view is not None:
+            self._view.close()
+
+    def _open(
+        self, logger: LoggerName, directory: Path, step: int, config: Mapping[str, Any] | None
+    ) -> None:
+        self._view = open_view(logger, directory, start_step=step, config=config)
 
     def __enter__(self) -> "MetricsLogger":
         return self
@@ -79,12 +78,16 @@ class MetricsLogger:
     ) -> None:
         self.close()
 
-    def _give_up_tensorboard(self, error: OSError) -> None:
-        self._events = None
-        self._warn(
-            f"TensorBoard's files can no longer be written ({error.strerror}); training goes on, "
-            f"and {self._path} has every metric"
-        )
+    def _attempt(self, act: Callable[[], object]) -> None:
+        """A view that cannot be written is given up, the training is not."""
+        try:
+            act()
+        except OSError as error:
+            self._view = None
+            self._warn(
+                f"TensorBoard's files can no longer be written ({error.strerror}); training goes "
+                f"on, and {self._path} has every metric"
+            )
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:
@@ -116,34 +119,3 @@ def _drop_after(step: int, path: Path) -> float:
     rows = [(line, row) for line, row in _read_rows(path) if row["step"] <= step]
     write_file(path, "".join(f"{line}\n" for line, _ in rows))
     return rows[-1][1].get("time", 0.0) if rows else 0.0
-
-
-class _EventFile:
-    """Scalars for TensorBoard, written at once and in this thread.
-
-    SummaryWriter's own thread would hold points back, print a traceback on a full disk, and name
-    the file by the clock: TensorBoard reads files in the order of their names, so that a clock set
-    back would mix up a resumed run.
-    """
-
-    def __init__(self, directory: Path, start_step: int) -> None:
-        """Tells TensorBoard to forget every point after ``start_step`` in the earlier files."""
-        number = len(list(directory.glob("events.out.tfevents.*")))
-        path = directory / f"events.out.tfevents.{number:010d}.fwp_rl"
-        self._file = path.open("xb")
-        self._records = RecordWriter(self._file)
-        self._add(Event(file_version="brain.Event:2"))
-        restart = SessionLog(status=SessionLog.START)
-        self._add(Event(step=start_step + 1, session_log=restart))
-
-    def write(self, step: int, metrics: Mapping[str, float]) -> None:
-        values = [Summary.Value(tag=name, simple_value=value) for name, value in metrics.items()]
-        self._add(Event(step=step, summary=Summary(value=values)))
-
-    def close(self) -> None:
-        self._file.close()
-
-    def _add(self, event: Event) -> None:
-        event.wall_time = time.time()
-        self._records.write(event.SerializeToString())
-        self._file.flush()

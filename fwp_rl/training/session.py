@@ -29,6 +29,7 @@ from fwp_rl.training.progress import Progress
 from fwp_rl.training.run import RunDirectory, RunError, RunState, default_run_name
 from fwp_rl.training.seeding import derive_seed, env_seeds, seed_everything
 from fwp_rl.training.signals import StopRequest
+from fwp_rl.training.views import check_logger
 
 __all__ = ["RESUME_MAY_CHANGE", "TrainingSession"]
 
@@ -46,6 +47,7 @@ RESUME_MAY_CHANGE = frozenset(
         "checkpoint_minutes",
         "evaluation_games",
         "video",
+        "logger",
         "keep_memory",
         "plain",
     }
@@ -120,6 +122,7 @@ class TrainingSession:
         RunError where the directory cannot be used, CheckpointError where nothing in it can. An
         environment that cannot be made raises its own error, before anything is written.
         """
+        check_logger(self.config.logger)
         self.config.env.make(1, [0]).close()
         if self.resume is None:
             self._run = RunDirectory.create(self.config.run_dir or self._default_directory())
@@ -133,7 +136,14 @@ class TrainingSession:
         self._owned = True
         self._run.write_config(config_to_dict(self._described_config()))
         self._run.write_status("running", step=self.step, total=self.config.total_steps)
-        self._logger = self._cleanup.enter_context(MetricsLogger(self.path, start_step=self.step))
+        self._logger = self._cleanup.enter_context(
+            MetricsLogger(
+                self.path,
+                start_step=self.step,
+                logger=self.config.logger,
+                config=config_to_dict(self._described_config()),
+            )
+        )
         self._cleanup.enter_context(self._stop)
         core = CORES.name_of(type(self.config.core))
         self._progress = self._cleanup.enter_context(
