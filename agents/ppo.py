@@ -23,7 +23,7 @@ from torch import Tensor
 
 from fwp_rl.config import ConfigError, Range
 from fwp_rl.cores import recording
-from fwp_rl.evaluation import finish_run
+from fwp_rl.finishing import finish_run
 from fwp_rl.models.categorical import entropy, kl_divergence, log_prob
 from fwp_rl.models.policy import Policy
 from fwp_rl.rl.collector import Actor, Collector

@@ -216,7 +216,7 @@ def _watch(args: list[str]) -> None:
             still: Write a PNG sheet of four moments instead of a film.
             output: The file (.mp4 or .gif, .png for --still); by default under the run's videos/.
         """
-        from fwp_rl.evaluation import record_video
+        from fwp_rl.filming import record_video
 
         if games < 1:
             raise ConfigError(f"--games: got {games}, expected 1 or more")

@@ -1,4 +1,4 @@
-"""Evaluating and filming saved policies.
+"""Evaluating saved policies.
 
 An evaluation plays whole games: the training environment's wrappers stay, episodic life and the
 core's resets at lost lives included, and the raw reward is summed over all lives until the game
@@ -7,59 +7,42 @@ short ones. A game cut by the time limit counts with what it had scored, and is 
 ``paper_evaluation.py`` plays single lives, as the fast weight papers' code does.
 """
 
-import json
 import math
 import platform
-from collections.abc import Callable, Iterator
-from contextlib import closing
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from rich.console import Console
 from rich.table import Table
 
 import fwp_rl
-from fwp_rl.config import ConfigError
-from fwp_rl.cores import CORES
 from fwp_rl.envs import Game, VectorEnv
 from fwp_rl.envs.atari import protocol_in_words
 from fwp_rl.reports.atari_scores import human_normalized
-from fwp_rl.reports.memory_film import MemoryFilm
-from fwp_rl.reports.moments import play, screen_of
-from fwp_rl.reports.plots import learning_curve
-from fwp_rl.reports.video import write_picture, write_video
 from fwp_rl.rl.collector import Actor
 from fwp_rl.training.checkpoint import best
-from fwp_rl.training.config import TrainConfig, choose_device
+from fwp_rl.training.config import choose_device
 from fwp_rl.training.files import write_json
 from fwp_rl.training.policy_folder import SavedPolicy, load_saved
 from fwp_rl.training.presets import config_to_dict
 from fwp_rl.training.progress import Progress
 from fwp_rl.training.run import RunDirectory
 from fwp_rl.training.seeding import derive_seed, env_seeds
-from fwp_rl.training.views import open_view
 
 __all__ = [
     "checkpoint_label",
     "evaluate",
     "evaluation_table",
-    "finish_run",
     "make_actor",
     "open_policy",
-    "record_video",
     "run_of",
     "write_result",
 ]
 
 MAX_COLUMNS = 16
-
-SCREENLESS_RATE = 4.0
-"""Steps per second of a film where the environment has no screen."""
 
 
 def evaluate(
@@ -156,116 +139,6 @@ def write_result(
     return result | {"file": str(output)}
 
 
-def record_video(
-    path: str | Path,
-    *,
-    greedy: bool = False,
-    checkpoint: Literal["last", "best"] = "last",
-    seed: int = 0,
-    device: Literal["auto", "cpu", "cuda"] = "auto",
-    games: int = 1,
-    max_seconds: float = 120.0,
-    memory: bool = True,
-    still: bool = False,
-    output: str | Path | None = None,
-) -> Path:
-    """Film ``games`` whole games, or the first ``max_seconds`` of them; returns the file's path.
-
-    memory  show the core's memory, rates, value and actions beside the game; else the game alone
-    still   a PNG sheet of four moments in place of a film
-    output  by default under the run's videos/; mp4 where av is installed (extra ``video``), else
-            GIF
-    """
-    kinds = (".png",) if still else (".mp4", ".gif")
-    if output is not None and Path(output).suffix not in kinds:
-        raise ConfigError(
-            f"output: got {str(output)!r}, expected a name that ends in {' or '.join(kinds)}"
-        )
-    if still and not memory:
-        raise ConfigError("still: a sheet shows the memory too; leave --no-memory out")
-    where = choose_device(device)
-    saved = open_policy(path, checkpoint)
-    rate = saved.env.frame_rate()
-    if rate is None and not memory:
-        raise ConfigError(f"{saved.policy.spec.name} has no screen to film; leave --no-memory out")
-    fps = rate or SCREENLESS_RATE
-    limit = max(1, int(max_seconds * fps))
-    if output is None:
-        run = run_of(saved.path)
-        folder = run / "videos" if run else Path()
-        name = f"{checkpoint}-seed{seed}" + ("" if memory else "-game")
-        output = folder / f"{name}{'.png' if still else '.mp4'}"
-    env = saved.env.make(1, env_seeds(seed, 1, stream="video"), render=rate is not None)
-    try:
-        actor = make_actor(saved, env, greedy=greedy, seed=seed, device=where)
-        if not memory:
-            return write_video(_frames(actor, games, limit), Path(output), fps)
-        moments = play(
-            actor, lambda a: screen_of(a, films=rate is not None), games=games, limit=limit
-        )
-    finally:
-        env.close()
-    core = CORES.name_of(type(saved.policy.config.core))
-    film = MemoryFilm(
-        moments,
-        title=saved.policy.spec.name.rpartition("/")[2],
-        core=core,
-        actions=saved.env.action_names(),
-    )
-    if still:
-        return write_picture(film.sheet(), Path(output))
-    frames = map(film.frame, range(len(film)))
-    return write_video(frames, Path(output), fps, gif_rate=8, gif_colours=film.samples())
-
-
-def finish_run(path: Path, config: TrainConfig) -> None:
-    """What follows training: the learning curve, an evaluation and a video, as configured."""
-    console = Console(markup=False, highlight=False)
-    made = [path / "policy"]
-    result = None
-
-    def attempt(what: str, make: Callable[[], Path | None]) -> None:
-        """A finished training is not to fail for a picture."""
-        try:
-            file = make()
-            made.extend([] if file is None else [file])
-        except Exception as error:
-            console.print(f"No {what}: {type(error).__name__}: {error}", soft_wrap=True)
-
-    if config.evaluation_games:
-        result = evaluate(path, games=config.evaluation_games, device=config.device)
-        console.print(evaluation_table(result))
-        made.append(Path(result["file"]))
-    attempt("learning curve", lambda: learning_curve(path, evaluation=result))
-    if config.video and config.env.frame_rate() is not None:
-        attempt("video", lambda: record_video(path, device=config.device))
-    attempt("results in the log", lambda: _show_results(path, config, result))
-    console.print("\nIn the run directory:")
-    for file in made:
-        console.print(f"  {file}", soft_wrap=True)
-    console.print(f"\nNext:  fwp-rl evaluate {path}   fwp-rl watch {path}", soft_wrap=True)
-
-
-def _show_results(path: Path, config: TrainConfig, result: dict[str, Any] | None) -> Path | None:
-    """Show the evaluation, and the game alone of a short clip, where the curves are shown."""
-    step = int(load_saved(path).metadata.get("step") or 0)
-    with closing(open_view(config.logger, path, start_step=step)) as view:
-        if result is not None:
-            view.scalars(step, {"evaluation/mean_return": result["summary"]["mean"]})
-            view.text("evaluation", f"```json\n{json.dumps(result['summary'], indent=1)}\n```")
-        if config.video and config.env.frame_rate() is not None:
-            with TemporaryDirectory() as folder:
-                clip = record_video(
-                    path,
-                    device=config.device,
-                    max_seconds=20,
-                    memory=False,
-                    output=Path(folder) / "clip.gif",
-                )
-                view.clip(step, "evaluation/clip", clip)
-    return None
-
-
 def run_of(path: Path) -> Path | None:
     """The run directory that a policy or checkpoint folder lies in, if any; relative to the
     current folder where it lies below."""
@@ -349,16 +222,6 @@ def _whole_games(actor: Actor, per_column: int) -> Iterator[Game]:
                     left[game.column] -= 1
                     progress.update(total - int(left.sum()), {})
                     yield game
-
-
-def _frames(actor: Actor, games: int, limit: int) -> Iterator[NDArray[np.uint8]]:
-    for _ in range(limit):
-        yield actor.env.render(0)
-        if actor.step().answer.games:
-            yield actor.env.render(0)
-            games -= 1
-            if not games:
-                return
 
 
 def _summary(games: list[Game], saved: SavedPolicy) -> dict[str, Any]:

@@ -23,24 +23,16 @@ def _ramp(anchors: Sequence[tuple[int, int, int]], levels: int) -> NDArray[np.ui
 
 
 # Blue and orange are told apart by colour-blind readers. Few levels keep a GIF's palette exact.
-DIVERGING: Final = _ramp(
-    [
-        (178, 226, 255),
-        (60, 150, 230),
-        (24, 72, 128),
-        _DARK,
-        (132, 62, 16),
-        (232, 124, 30),
-        (255, 214, 140),
-    ],
-    61,
-)
+_COLD, _WARM = [(178, 226, 255), (60, 150, 230), (24, 72, 128)], [(132, 62, 16), (232, 124, 30)]
+DIVERGING: Final = _ramp([*_COLD, _DARK, *_WARM, (255, 214, 140)], 61)
 """Negative blue, zero dark, positive orange."""
 SEQUENTIAL: Final = _ramp([_DARK, (16, 92, 96), (62, 176, 130), (236, 246, 178)], 31)
 """Zero dark, top light."""
 
 
-def colours(x: NDArray[np.floating], low: float, high: float, ramp: NDArray) -> NDArray[np.uint8]:
+def colours(
+    x: NDArray[np.floating], low: float, high: float, ramp: NDArray[np.uint8]
+) -> NDArray[np.uint8]:
     """Numbers of any shape to colours [..., 3]; what is beyond low or high has the end's colour."""
     share = (x.astype(np.float32) - low) / (high - low)
     level = (share * (len(ramp) - 1)).round().clip(0, len(ramp) - 1).astype(np.intp)

@@ -61,7 +61,7 @@ def write_video(
 
 
 def write_picture(picture: Frame, path: Path) -> Path:
-    """Write ``[H, W, 3]`` (uint8) as a PNG and return its path; its folder is made where missing."""
+    """Write ``[H, W, 3]`` (uint8) as a PNG, its folder where missing; returns its path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".unfinished-{path.name}")
     try:
