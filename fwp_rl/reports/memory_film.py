@@ -7,7 +7,7 @@ scales are those of the whole film and do not move.
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,7 +35,7 @@ _TEXT, _MUTED = (230, 237, 243), (139, 148, 158)
 _GAIN, _LOSS = (255, 196, 87), (96, 178, 250)
 _CURVES = [(62, 176, 130), (214, 140, 214), (232, 124, 30), (96, 178, 250), (236, 246, 178)]
 
-_Chart = Callable[[NDArray[np.uint8], ImageDraw.ImageDraw, Box, int], None]
+_Chart = Callable[[Image.Image, ImageDraw.ImageDraw, Box, int], None]
 
 
 class MemoryFilm:
@@ -86,8 +86,6 @@ class MemoryFilm:
         a, b, c, d = (self.frame(round(last * share)) for share in (0.25, 0.5, 0.75, 1.0))
         return np.vstack([np.hstack([a, b]), np.hstack([c, d])])
 
-    # ------------------------------------------------------------------ what does not move
-
     def _measure(self) -> None:
         """Curves and strips of the whole film, and the ends of their scales."""
         self._value = np.array([m.value for m in self.moments])
@@ -117,7 +115,8 @@ class MemoryFilm:
         top = _TOP - 2
         for band in self.bands:
             area = (_RIGHT, top + 18, _WIDE, height - 22)
-            boxes = tile_boxes(*band.matrices.shape, area)
+            count, rows, columns = band.matrices.shape
+            boxes = tile_boxes(count, rows, columns, area)
             self._boxes.append(boxes)
             top = boxes[-1][1] + boxes[-1][3] + 6
         return top - 6
@@ -162,8 +161,6 @@ class MemoryFilm:
         draw.text((right + 6, 30), f"{self.scale:.2g}", _MUTED, _font(11), anchor="lm")
         draw.text((right - width - 6, 30), f"-{self.scale:.2g}", _MUTED, _font(11), anchor="rm")
 
-    # ------------------------------------------------------------------ the left side
-
     def _screen_box(self, screen: NDArray[np.uint8]) -> Box:
         width, height = _fitted_size(screen, _LEFT, _SCREEN)
         return _MARGIN + (_LEFT - width) // 2, _TOP + (_SCREEN - height) // 2, width, height
@@ -205,8 +202,6 @@ class MemoryFilm:
             end = box[0] + round(float(share) * (box[2] - box[0]))
             if end > box[0]:
                 draw.rectangle((*box[:2], end, box[3]), fill=_GAIN if chosen else (88, 96, 105))
-
-    # ------------------------------------------------------------------ the charts
 
     def _strip_chart(self, name: str) -> _Chart:
         rows = self._strips[name]
@@ -290,7 +285,7 @@ class MemoryFilm:
         draw = ImageDraw.Draw(canvas)
         pitch = width / HISTORY
         resets, missing = self._window(self._reset[None], index)
-        for place in np.flatnonzero(resets[0]):
+        for place in np.flatnonzero(resets[0]).tolist():
             if place >= missing:
                 draw.line([(place * pitch, 0), (place * pitch, height)], fill=_LINE, width=2)
         for curve, colour in reversed(list(zip(curves, _CURVES, strict=False))):
@@ -307,7 +302,7 @@ class MemoryFilm:
         image.paste(canvas.reduce(2), box[:2])
 
     @staticmethod
-    def _window(rows: NDArray, index: int) -> tuple[NDArray, int]:
+    def _window(rows: NDArray[Any], index: int) -> tuple[NDArray[Any], int]:
         """The last steps [rows, HISTORY] up to ``index``, and how many of them were before the
         film began."""
         first = index + 1 - HISTORY

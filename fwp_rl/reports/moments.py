@@ -6,6 +6,7 @@ records them; of any other core they are the leaves of its state, vectors folded
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeAlias, TypeVar
 
 import numpy as np
 import torch
@@ -17,7 +18,8 @@ from fwp_rl.rl.collector import Actor
 
 __all__ = ["Band", "Moment", "play", "screen_of"]
 
-Records = Mapping[str, Sequence[Tensor]]
+Number = TypeVar("Number", bound=np.generic)
+Records: TypeAlias = Mapping[str, Sequence[Tensor]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +29,7 @@ class Band:
     label: str
     part: str
     """What the size of its change is counted with: its layer, or the leaf alone."""
-    matrices: NDArray[np.float32]
+    matrices: NDArray[np.floating]
     is_weight: bool = False
     """Fast weights, rather than a state."""
 
@@ -175,7 +177,7 @@ def _as_matrices(x: NDArray[np.float32]) -> NDArray[np.float32]:
     return x.reshape(-1, *x.shape[-2:])
 
 
-def _folded(x: NDArray[np.generic]) -> NDArray[np.generic]:
+def _folded(x: NDArray[Number]) -> NDArray[Number]:
     """A vector as rows, about four times as wide as high."""
     wanted = (4 * x.size) ** 0.5
     divisors = [n for n in range(1, x.size + 1) if x.size % n == 0]
