@@ -156,6 +156,20 @@ def test_what_cannot_be_used_is_named(
     assert "not a run directory" in capsys.readouterr().err
 
 
+def test_a_game_without_a_screen_is_filmed_by_its_memory(
+    finished_run: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    sheet, film = tmp_path / "sheet.png", tmp_path / "film.gif"
+    assert run("watch", str(finished_run), "--still", "--games=2", f"--output={sheet}") == 0
+    assert run("watch", str(finished_run), f"--output={film}") == 0
+    assert sheet.stat().st_size > 20_000
+    assert film.stat().st_size > 5_000
+    assert run("watch", str(finished_run), "--still", f"--output={film}") == 2
+    assert "expected a name that ends in .png" in capsys.readouterr().err
+    assert run("watch", str(finished_run), "--still", "--no-memory") == 2
+    assert "leave --no-memory out" in capsys.readouterr().err
+
+
 def test_resume_extends_a_finished_run(
     finished_run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

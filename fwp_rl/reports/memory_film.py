@@ -111,7 +111,7 @@ class MemoryFilm:
         if not self.bands:
             return _TOP
         strips = len(self._strips) + 2 + (self.moments[0].attention is not None)
-        height = min(298, 430 - 60 * (strips - 1)) // len(self.bands)
+        height = min(300, 432 - 60 * (strips - 1)) // len(self.bands)
         top = _TOP - 2
         for band in self.bands:
             area = (_RIGHT, top + 18, _WIDE, height - 22)
