@@ -240,6 +240,41 @@ def _watch(args: list[str]) -> None:
     tyro.cli(command, args=args, prog="fwp-rl watch")
 
 
+def _report(args: list[str]) -> None:
+    def command(
+        runs: Annotated[
+            tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUNS_OR_ABLATION ...")
+        ],
+        /,
+        *,
+        output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None,
+        title: str | None = None,
+    ) -> None:
+        """Compare runs on one HTML page, with its figures and tables as files beside it.
+
+        Args:
+            runs: Run directories, ablations, or folders that hold runs.
+            output: The folder to write; by default report/ in the one folder given, else report/
+                here.
+            title: Of the page; by default the folder's name.
+        """
+        from fwp_rl import agents  # noqa: F401 (fills the registry of agents)
+        from fwp_rl.reports.page import write_report
+        from fwp_rl.reports.records import read_records
+
+        if not runs:
+            raise ConfigError("report needs run directories, an ablation, or a folder of runs")
+        records = read_records(runs)
+        for path, reason in records.skipped.items():
+            print(f"fwp-rl: left out: {path}: {reason}", file=sys.stderr)
+        alone = len(runs) == 1
+        folder = output or (runs[0] / "report" if alone else Path("report"))
+        name = runs[0].resolve().name if alone else f"{len(records.runs)} runs"
+        print(write_report(records, folder, title=title or name))
+
+    tyro.cli(command, args=args, prog="fwp-rl report")
+
+
 def _list(args: list[str]) -> None:
     from fwp_rl.listing import LISTS
 
@@ -281,6 +316,7 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], None], str]] = {
     "train": (_train, "train an agent from a preset, or resume a run"),
     "evaluate": (_evaluate, "play whole games with a saved policy"),
     "watch": (_watch, "film a saved policy"),
+    "report": (_report, "compare runs on one page, with figures and tables"),
     "list": (_list, "cores, encoders, envs, games, presets, agents"),
     "doctor": (_doctor, "versions, and a self-check of every part"),
     "bench": (_bench, "measure speed on this machine: training, kernels"),

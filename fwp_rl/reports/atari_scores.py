@@ -5,8 +5,63 @@ too. They are for whole games: returns of single lives are on another scale.
 """
 
 import re
+from dataclasses import dataclass
 
-__all__ = ["SCORES", "human_normalized"]
+__all__ = ["PUBLISHED", "SCORES", "Published", "human_normalized"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Published:
+    """A score that the fast weight papers are quoted with, by their own protocol: single lives,
+    greedy actions."""
+
+    game: str
+    agent: str
+    steps: int
+    """Decisions trained for; a decision is 4 frames."""
+    score: float
+    source: str
+
+    def in_words(self) -> str:
+        """Agent, steps and source."""
+        return f"{self.agent} at {self.steps // 10**6}M steps; {self.source}"
+
+
+_SECOND_HAND = (
+    "second-hand, from an entry of a public leaderboard; which step count it belongs to is assumed"
+)
+PUBLISHED = (
+    Published(
+        game="Alien",
+        agent="Delta Net (inferred)",
+        steps=50_000_000,
+        score=4700,
+        source=_SECOND_HAND,
+    ),
+    Published(
+        game="Alien",
+        agent="Delta Net (inferred)",
+        steps=200_000_000,
+        score=15100,
+        source=_SECOND_HAND,
+    ),
+    Published(
+        game="Alien",
+        agent="Recurrent Delta Net or Delta RNN (not stated which)",
+        steps=50_000_000,
+        score=3420,
+        source=_SECOND_HAND,
+    ),
+    Published(
+        game="Alien",
+        agent="Recurrent Delta Net or Delta RNN (not stated which)",
+        steps=200_000_000,
+        score=12200,
+        source=_SECOND_HAND,
+    ),
+)
+"""All that could be found of the Atari tables of "Going Beyond Linear Transformers with Recurrent
+Fast Weight Programmers" (Irie et al. 2021); ``docs/reproducing.md`` says more."""
 
 SCORES: dict[str, tuple[float, float]] = {
     "Alien": (227.8, 7127.7),

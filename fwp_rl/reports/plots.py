@@ -14,7 +14,15 @@ from fwp_rl.training.loggers import read_metrics
 from fwp_rl.training.progress import format_count
 from fwp_rl.training.run import RunDirectory
 
-__all__ = ["compare_learning_curves", "draw_learning_curve", "learning_curve", "moving_average"]
+__all__ = [
+    "RETURN",
+    "compare_learning_curves",
+    "curve_points",
+    "draw_learning_curve",
+    "learning_curve",
+    "moving_average",
+    "new_figure",
+]
 
 RETURN = "charts/episode_return"
 
@@ -53,7 +61,7 @@ def draw_learning_curve(
 ) -> bytes:
     """A PNG of the mean return of recent games against environment steps."""
     figure, axes = _figure()
-    steps, returns = _points(rows, RETURN)
+    steps, returns = curve_points(rows, RETURN)
     window = max(1, len(steps) // 20)
     if window > 1:
         axes.plot(steps, returns, ".", color=BLUE, alpha=0.25, markersize=3, markeredgewidth=0)
@@ -93,7 +101,7 @@ def compare_learning_curves(
     figure, axes = _figure()
     for color, (name, group) in zip(PALETTE, runs.items(), strict=False):
         for number, rows in enumerate(group):
-            steps, values = _points(rows, metric)
+            steps, values = curve_points(rows, metric)
             smooth = moving_average(values, max(1, len(values) // 20))
             axes.plot(steps, smooth, color=color, alpha=0.85, label=None if number else name)
     return _png(figure, axes, title=title, label=label)
@@ -101,6 +109,12 @@ def compare_learning_curves(
 
 def _figure() -> tuple[Any, Any]:
     """An empty figure and its axes; ImportError where matplotlib is missing."""
+    figure = new_figure((7.2, 4.2))
+    return figure, figure.add_subplot()
+
+
+def new_figure(size: tuple[float, float]) -> Any:
+    """An empty figure of this size in inches; ImportError where matplotlib is missing."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
@@ -108,12 +122,12 @@ def _figure() -> tuple[Any, Any]:
         raise ImportError(
             "pictures need matplotlib: pip install 'fwp-rl[reports]'", name="matplotlib"
         ) from error
-    figure = Figure(figsize=(7.2, 4.2), dpi=150, layout="constrained")
+    figure = Figure(figsize=size, dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
-    return figure, figure.add_subplot()
+    return figure
 
 
-def _points(rows: Sequence[Mapping[str, float]], metric: str) -> tuple[Floats, Floats]:
+def curve_points(rows: Sequence[Mapping[str, float]], metric: str) -> tuple[Floats, Floats]:
     """Steps, and the metric's values at those where it is finite."""
     points = [
         (row["step"], row[metric]) for row in rows if math.isfinite(row.get(metric, math.nan))

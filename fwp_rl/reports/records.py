@@ -1,0 +1,211 @@
+"""What a report knows of each run, read from its directory.
+
+The score of a run is the newest evaluation of its last checkpoint over whole games with sampled
+actions, never the best of several checkpoints. A directory that is no run, or that is damaged, is
+named and left out.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from fwp_rl.config import ConfigError
+from fwp_rl.cores import CORES
+from fwp_rl.training.config import TrainConfig
+from fwp_rl.training.files import parse_json
+from fwp_rl.training.loggers import read_metrics
+from fwp_rl.training.presets import config_to_dict, load_preset
+from fwp_rl.training.run import RunDirectory
+
+__all__ = ["Record", "Records", "flat_config", "read_records"]
+
+IGNORED = ("seed", "run_dir", "plain", "keep_memory", "checkpoint_minutes", "device", "video")
+"""Fields that do not make two runs different experiments."""
+_TASK_AXES = re.compile(r"task|game|games|preset|env(\..*)?")
+_VIDEOS = (".mp4", ".gif")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Record:
+    """One run.
+
+    label       what is compared: the core, or the labels of an ablation's axes
+    task        what it was trained on
+    rows        of metrics.jsonl
+    evaluation  as ``fwp_rl.evaluation.evaluate`` wrote it; None where there is none
+    paper       the newest evaluation of single lives, as the papers' code counts; None without one
+    """
+
+    path: Path
+    config: TrainConfig
+    status: Mapping[str, Any]
+    label: str
+    task: str
+    rows: Sequence[Mapping[str, float]]
+    evaluation: Mapping[str, Any] | None
+    paper: Mapping[str, Any] | None
+    video: Path | None
+
+    @property
+    def seed(self) -> int:
+        return self.config.seed
+
+    @property
+    def score(self) -> float | None:
+        """Mean return of the evaluation."""
+        return None if self.evaluation is None else float(self.evaluation["summary"]["mean"])
+
+    @property
+    def seconds(self) -> float:
+        """For which it has trained."""
+        return float(self.rows[-1]["time"]) if self.rows else 0.0
+
+    @property
+    def step(self) -> int:
+        return int(self.rows[-1]["step"]) if self.rows else 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Records:
+    """The runs, in the order in which they were found, and what was left out and why."""
+
+    runs: list[Record]
+    skipped: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def labels(self) -> list[str]:
+        return list(dict.fromkeys(run.label for run in self.runs))
+
+    @property
+    def tasks(self) -> list[str]:
+        return list(dict.fromkeys(run.task for run in self.runs))
+
+    def of(self, label: str, task: str | None = None) -> list[Record]:
+        """The runs of a label, of one task or all."""
+        return [r for r in self.runs if r.label == label and task in (None, r.task)]
+
+
+def read_records(paths: Sequence[str | Path]) -> Records:
+    """The runs at these paths: run directories, ablations, or folders that hold runs.
+
+    ConfigError where nothing is left to report on.
+    """
+    runs, skipped = [], {}
+    seen: set[Path] = set()
+    for given in map(Path, paths):
+        for path, labels in _expand(given):
+            if path.resolve() in seen:
+                continue
+            seen.add(path.resolve())
+            try:
+                runs.append(_read(path, labels))
+            # whatever is wrong with one directory, the others are reported on
+            except Exception as error:
+                skipped[str(path)] = f"{error}" if str(error) else type(error).__name__
+    if not runs:
+        why = "; ".join(f"{path}: {reason}" for path, reason in skipped.items()) or "nothing there"
+        raise ConfigError(f"no run to report on: {why}")
+    return Records(runs=_told_apart(runs), skipped=skipped)
+
+
+def flat_config(config: TrainConfig) -> dict[str, Any]:
+    """Field → value with sections joined by dots, without what does not make an experiment."""
+
+    def flatten(data: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+        for key, value in data.items():
+            if isinstance(value, Mapping) and key != "kwargs":
+                yield from flatten(value, f"{prefix}{key}.")
+            else:
+                yield f"{prefix}{key}", value
+
+    data = config_to_dict(config)
+    return dict(flatten({k: v for k, v in data.items() if k not in IGNORED}, ""))
+
+
+def _expand(path: Path) -> Iterator[tuple[Path, Mapping[str, str]]]:
+    """Run directories at or right below a path, with an ablation's labels."""
+    if RunDirectory.is_run(path) or not path.is_dir():
+        yield path, {}
+        return
+    labels: dict[str, Mapping[str, str]] = {}
+    ablation = path / "ablation.json"
+    if ablation.is_file():
+        try:
+            cells = parse_json(ablation.read_bytes(), ablation)["cells"]
+            labels = {cell["run"]: cell["labels"] for cell in cells}
+        except (OSError, RuntimeError, KeyError, TypeError):
+            labels = {}  # damaged: the runs speak for themselves
+    below = [p for p in sorted(path.iterdir()) if p.is_dir() and not p.name.startswith(".")]
+    # an ablation's own folders, and what a report has written, are no runs
+    below = [p for p in below if p.name not in ("configs", "logs", "report")]
+    if labels:
+        below.sort(key=lambda p: list(labels).index(p.name) if p.name in labels else len(labels))
+    if not below:
+        yield path, {}
+    for folder in below:
+        yield folder, labels.get(folder.name, {})
+
+
+def _read(path: Path, labels: Mapping[str, str]) -> Record:
+    run = RunDirectory.open(path)
+    config = load_preset(run.config)
+    evaluations = list(_evaluations(path))
+    videos = sorted(p for p in (path / "videos").glob("*") if p.suffix in _VIDEOS)
+    task = config.env.spec().name.rpartition("/")[2]
+    compared = [label for axis, label in labels.items() if not _TASK_AXES.fullmatch(axis)]
+    named = [label for axis, label in labels.items() if axis == "task"]
+    if "seed" in labels:
+        compared.remove(labels["seed"])
+    return Record(
+        path=path,
+        config=config,
+        status=run.read_status(),
+        label=", ".join(compared) or CORES.name_of(type(config.core)),
+        task=named[0] if named else task,
+        rows=read_metrics(run.metrics) if run.metrics.is_file() else [],
+        evaluation=_newest(e for e in evaluations if _is_score(e)),
+        paper=_newest(e for e in evaluations if e["protocol"].get("name") == "paper"),
+        video=videos[-1] if videos else None,
+    )
+
+
+def _evaluations(path: Path) -> Iterator[dict[str, Any]]:
+    for file in sorted((path / "evaluations").glob("*.json")):
+        try:
+            result = parse_json(file.read_bytes(), file)
+            if isinstance(result["protocol"], dict) and "mean" in result["summary"]:
+                yield result
+        except (OSError, RuntimeError, KeyError, TypeError):
+            continue  # the others count
+
+
+def _is_score(result: Mapping[str, Any]) -> bool:
+    protocol = result["protocol"]
+    return (
+        "games" in protocol
+        and protocol.get("checkpoint") == "last"
+        and protocol.get("actions") == "sampled"
+    )
+
+
+def _newest(results: Iterator[dict[str, Any]]) -> dict[str, Any] | None:
+    """Of the furthest step, the one that was made last."""
+    return max(results, key=lambda r: (r.get("step") or 0, str(r.get("created"))), default=None)
+
+
+def _told_apart(runs: list[Record]) -> list[Record]:
+    """Runs of one label and task whose configs differ get labels that say in what."""
+    groups: dict[tuple[str, str], list[Record]] = {}
+    for run in runs:
+        groups.setdefault((run.label, run.task), []).append(run)
+    suffix: dict[Path, str] = {}
+    for group in groups.values():
+        configs = {run.path: flat_config(run.config) for run in group}
+        keys = list(dict.fromkeys(key for config in configs.values() for key in config))
+        differing = [key for key in keys if len({repr(c.get(key)) for c in configs.values()}) > 1]
+        for path, config in configs.items():
+            words = [f"{key.removeprefix('core.')} {config.get(key)}" for key in differing]
+            suffix[path] = f" ({', '.join(words)})" if words else ""
+    return [replace(run, label=run.label + suffix[run.path]) for run in runs]

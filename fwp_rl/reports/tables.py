@@ -1,0 +1,254 @@
+"""The tables of a report: rows of text, for the page and for CSV."""
+
+import os
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fwp_rl.cores.cost import cost
+from fwp_rl.envs.atari import AtariConfig, protocol_in_words
+from fwp_rl.models.policy import Policy
+from fwp_rl.reports.atari_scores import PUBLISHED
+from fwp_rl.reports.records import Record, Records, flat_config
+from fwp_rl.reports.statistics import normalized_score
+from fwp_rl.training.progress import format_seconds
+
+__all__ = ["Cell", "Table", "costs", "differences", "published", "relative", "runs", "scores"]
+__all__ += ["what_was_run"]
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """Text, right-aligned where it is a number; a link where it has an address."""
+
+    text: str
+    number: bool = False
+    link: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """``name`` of its CSV file, title, a sentence, and its rows."""
+
+    name: str
+    title: str
+    caption: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+
+
+def what_was_run(records: Records) -> Table:
+    """Agents, protocols, versions and machines, each with the number of runs it holds for."""
+    facts: dict[tuple[str, str], int] = {}
+
+    def add(name: str, value: Any) -> None:
+        facts[name, str(value)] = facts.get((name, str(value)), 0) + 1
+
+    for run in records.runs:
+        add("agent", flat_config(run.config)["agent"])
+        add("steps", f"{run.config.total_steps:,}")
+        add("state", run.status.get("state", "unknown"))
+        environment = (run.evaluation or {}).get("environment", {})
+        if "protocol" in environment:
+            add("protocol of play", protocol_in_words(environment))
+        if run.evaluation is not None:
+            protocol = run.evaluation["protocol"]
+            add(
+                "score",
+                f"mean of {protocol['games']} whole games, {protocol['actions']} actions, "
+                f"{protocol['checkpoint']} checkpoint",
+            )
+        for name, version in run.status.get("versions", {}).items():
+            add(name, version)
+        add("machine", run.status.get("host", "unknown"))
+    total = len(records.runs)
+    rows = [
+        [Cell(name), Cell(value), Cell("all" if count == total else str(count), number=True)]
+        for (name, value), count in sorted(facts.items(), key=lambda item: _order(item[0][0]))
+    ]
+    return Table(
+        name="what_was_run",
+        title="What was run",
+        caption=f"{total} runs: {len(records.labels)} kinds on {len(records.tasks)} tasks.",
+        columns=("", "value", "runs"),
+        rows=rows,
+    )
+
+
+def _order(name: str) -> int:
+    first = ("agent", "steps", "state", "protocol of play", "score")
+    return first.index(name) if name in first else len(first)
+
+
+def differences(records: Records) -> Table:
+    """The fields of the configs in which kinds or tasks differ."""
+    groups: dict[tuple[str, str], Record] = {}
+    for run in records.runs:
+        groups.setdefault((run.task, run.label), run)
+    configs = {key: flat_config(run.config) for key, run in groups.items()}
+    fields = list(dict.fromkeys(name for config in configs.values() for name in config))
+    differing = [
+        name for name in fields if len({repr(config.get(name)) for config in configs.values()}) > 1
+    ]
+    return Table(
+        name="differences",
+        title="In what the configs differ",
+        caption="Fields that are the same everywhere are left out; so are seeds and folders.",
+        columns=("task", "kind", *differing),
+        rows=[
+            [Cell(task), Cell(label), *(_value(config, name) for name in differing)]
+            for (task, label), config in configs.items()
+        ],
+    )
+
+
+def _value(config: dict[str, Any], name: str) -> Cell:
+    if name not in config:
+        return Cell("")
+    value = config[name]
+    return Cell(str(value), number=isinstance(value, (int, float)) and value is not True)
+
+
+def scores(records: Records) -> Table:
+    """Mean of the final evaluations, raw and normalised, for each task and kind."""
+    rows = []
+    for task in records.tasks:
+        for label in records.labels:
+            group = [run for run in records.of(label, task) if run.score is not None]
+            values = [run.score for run in group if run.score is not None]
+            if not values:
+                continue
+            normalized = [
+                normalized_score(r.config.env, v) for r, v in zip(group, values, strict=True)
+            ]
+            known = [value for value in normalized if value is not None]
+            success = [
+                run.evaluation["summary"]["success"]["rate"]
+                for run in group
+                if run.evaluation is not None and run.evaluation["summary"].get("success")
+            ]
+            rows.append(
+                [
+                    Cell(task),
+                    Cell(label),
+                    Cell(str(len(values)), number=True),
+                    Cell(f"{statistics.fmean(values):.2f}", number=True),
+                    Cell(f"{min(values):.2f} to {max(values):.2f}", number=True),
+                    Cell(f"{statistics.fmean(known):.3f}" if known else "", number=True),
+                    Cell(f"{statistics.fmean(success):.1%}" if success else "", number=True),
+                ]
+            )
+    return Table(
+        name="scores",
+        title="Scores",
+        caption="The last checkpoint's evaluation, never the best of several: mean over seeds, and "
+        "from the lowest seed to the highest. Normalised: on Atari 0 is a random player and 1 a "
+        "human, elsewhere they are the bounds that the task states.",
+        columns=("task", "kind", "seeds", "mean return", "range", "normalised", "success"),
+        rows=rows,
+    )
+
+
+def published(records: Records) -> Table | None:
+    """Published scores beside ours, where both were made by the papers' protocol; None where no run
+    was evaluated by it."""
+    rows = []
+    for run in records.runs:
+        if run.paper is None or not isinstance(run.config.env, AtariConfig):
+            continue
+        summary, protocol = run.paper["summary"], run.paper["protocol"]
+        theirs = [entry for entry in PUBLISHED if entry.game == run.config.env.game]
+        ours = f"{summary['mean']:.1f} ± {summary['std_of_run_means']:.1f}"
+        for entry in theirs or [None]:
+            rows.append(
+                [
+                    Cell(run.task),
+                    Cell(run.label),
+                    Cell(str(run.seed), number=True),
+                    Cell(f"{run.paper.get('step') or 0:,}", number=True),
+                    Cell(ours, number=True),
+                    Cell("" if entry is None else f"{entry.score:,.0f}", number=True),
+                    Cell("none found" if entry is None else entry.in_words()),
+                ]
+            )
+        assert protocol["name"] == "paper"
+    if not rows:
+        return None
+    return Table(
+        name="published",
+        title="Beside published scores",
+        caption="All by the protocol of the fast weight papers: single lives, greedy actions, mean "
+        "and standard deviation of the means of 5 runs of 30 lives.",
+        columns=("task", "kind", "seed", "steps", "ours", "published", "of"),
+        rows=rows,
+    )
+
+
+def costs(records: Records) -> Table:
+    """What each kind costs: counts of its core, measured speed, hours."""
+    rows = []
+    for task in records.tasks:
+        for label in records.labels:
+            group = records.of(label, task)
+            if not group:
+                continue
+            config = group[0].config
+            policy = Policy(config, config.env.spec())
+            counts = cost(config.core, policy.core.input_size)
+            speeds = [run.step / run.seconds for run in group if run.seconds]
+            total = sum(parameter.numel() for parameter in policy.parameters())
+            rows.append(
+                [
+                    Cell(task),
+                    Cell(label),
+                    Cell(f"{total:,}", number=True),
+                    *(Cell(f"{count:,}", number=True) for count in counts),
+                    Cell(f"{statistics.median(speeds):,.0f}" if speeds else "", number=True),
+                    Cell(format_seconds(sum(run.seconds for run in group)), number=True),
+                ]
+            )
+    return Table(
+        name="costs",
+        title="Costs",
+        caption="State: floats carried from step to step for each environment. Multiply-adds: of "
+        "one step of one environment. Steps per second are those of these runs on their machine, "
+        "with whatever ran beside them.",
+        columns=(
+            *("task", "kind", "parameters", "core's parameters", "state", "multiply-adds"),
+            *("steps/s", "training, all seeds"),
+        ),
+        rows=rows,
+    )
+
+
+def runs(records: Records, folder: Path) -> Table:
+    """Every run, with a link to its directory."""
+    rows = []
+    for run in records.runs:
+        interval = None if run.evaluation is None else run.evaluation["summary"]["interval"]
+        rows.append(
+            [
+                Cell(run.task),
+                Cell(run.label),
+                Cell(str(run.seed), number=True),
+                Cell(f"{run.step:,}", number=True),
+                Cell("" if run.score is None else f"{run.score:.2f}", number=True),
+                Cell("" if interval is None else "{:.2f} to {:.2f}".format(*interval), number=True),
+                Cell(str(run.status.get("state", "unknown"))),
+                Cell(run.path.name, link=relative(run.path, folder)),
+            ]
+        )
+    return Table(
+        name="runs",
+        title="Runs",
+        caption="The interval is over the games of one evaluation: it says nothing about seeds.",
+        columns=("task", "kind", "seed", "steps", "score", "95 % interval", "state", "directory"),
+        rows=rows,
+    )
+
+
+def relative(path: Path, folder: Path) -> str:
+    """The address of a file or folder, as seen from the page."""
+    return Path(os.path.relpath(path.resolve(), folder.resolve())).as_posix()

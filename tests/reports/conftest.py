@@ -1,0 +1,74 @@
+"""Run directories that were never trained, to report on."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fwp_rl import agents
+from fwp_rl.cores import CORES
+from fwp_rl.envs.atari import AtariConfig, describe_protocol
+from fwp_rl.envs.classic import ClassicConfig
+from fwp_rl.models.encoders import MLPConfig, NatureCNNConfig
+from fwp_rl.training.presets import config_to_dict
+from fwp_rl.training.run import RunDirectory
+
+MakeRun = Callable[..., Path]
+
+
+def evaluation(task: str, mean: float, *, step: int, **protocol: Any) -> dict[str, Any]:
+    environment = describe_protocol(AtariConfig(game=task)) if task == "Breakout" else {}
+    return {
+        "step": step,
+        "protocol": {
+            "games": 30,
+            "actions": "sampled",
+            "checkpoint": "last",
+            **protocol,
+        },
+        "summary": {"task": task, "mean": mean, "interval": [mean - 1, mean + 1], "success": None},
+        "environment": environment,
+        "created": "2026-01-01T00:00:00+00:00",
+    }
+
+
+@pytest.fixture
+def make_run(tmp_path: Path) -> MakeRun:
+    def make(
+        core: str = "delta_net",
+        task: str = "Catch",
+        seed: int = 1,
+        score: float | None = 0.5,
+        folder: Path | None = None,
+        **changes: Any,
+    ) -> Path:
+        atari = task == "Breakout"
+        config = replace(
+            agents.load_preset("recall"),
+            env=AtariConfig(game=task) if atari else ClassicConfig(task="Catch-v0"),
+            encoder=NatureCNNConfig(features=8) if atari else MLPConfig(hidden_sizes=(8,)),
+            core=CORES[core](),
+            seed=seed,
+            total_steps=1000,
+            **changes,
+        )
+        path = (folder or tmp_path / "runs") / f"{task}-{core}-s{seed}"
+        run = RunDirectory.create(path)
+        run.write_config(config_to_dict(config))
+        run.write_status("finished", step=1000, total=1000)
+        draws = np.random.default_rng(seed)
+        with run.metrics.open("w") as file:
+            for step in range(100, 1001, 100):
+                row = {"step": step, "time": step / 50, "charts/episode_return": draws.normal()}
+                file.write(json.dumps(row) + "\n")
+        if score is not None:
+            (path / "evaluations").mkdir()
+            result = evaluation(task, score, step=1000)
+            (path / "evaluations" / "last.json").write_text(json.dumps(result))
+        return path
+
+    return make
