@@ -116,6 +116,7 @@ class _EventFile:
             values.append(Summary.Value(tag=name, simple_value=value))
             if name not in self._described and name in _MEANINGS:
                 values[-1].metadata.summary_description = _MEANINGS[name]
+                values[-1].metadata.plugin_data.plugin_name = "scalars"
             self._described.add(name)
         self._add(Event(step=step, summary=Summary(value=values)))
 

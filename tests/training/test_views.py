@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
 from fwp_rl.config import ConfigError
 from fwp_rl.reports.video import write_video
@@ -27,6 +28,25 @@ def events(directory: Path) -> EventAccumulator:
     accumulator = EventAccumulator(str(directory))
     accumulator.Reload()
     return accumulator
+
+
+def test_tensorboards_own_reader_takes_every_event(tmp_path: Path) -> None:
+    with MetricsLogger(tmp_path, config={"seed": 1}) as logger:
+        logger.log(10, {"policy/entropy": 1.5, "time/acting": 0.5})
+    read: dict[str, tuple[str, str]] = {}
+    for file in tmp_path.glob("events.*"):
+        for event in EventFileLoader(str(file)).Load():  # as the server reads, old to new format
+            for value in event.summary.value:
+                about = value.metadata
+                read[value.tag] = about.plugin_data.plugin_name, about.summary_description
+                if value.tag == "policy/entropy":
+                    assert value.tensor.float_val[0] == 1.5
+    assert {tag: plugin for tag, (plugin, _) in read.items()} == {
+        "config/text_summary": "text",
+        "policy/entropy": "scalars",
+        "time/acting": "scalars",
+    }
+    assert "nats" in read["policy/entropy"][1]
 
 
 def test_tensorboard_has_the_config_the_clip_and_what_curves_mean(tmp_path: Path) -> None:
