@@ -1,4 +1,5 @@
-"""The command line: train, evaluate, watch, list, doctor, bench.
+"""The command line: train, evaluate, watch, ablate, report, list, doctor,
+bench.
 
 Heavy imports wait until a command needs them, so that ``--help`` and a typo answer at once.
 Exit codes: 0 fine; 1 the work failed; 2 the call was wrong; 130 Ctrl-C and 143 SIGTERM, after
@@ -275,6 +276,58 @@ def _report(args: list[str]) -> None:
     tyro.cli(command, args=args, prog="fwp-rl report")
 
 
+def _ablate(args: list[str]) -> None:
+    def command(
+        grid: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="GRID")],
+        /,
+        *,
+        jobs: int | None = None,
+        threads: int | None = None,
+        output: Path | None = None,
+        dry_run: bool = False,
+        plain: bool = False,
+    ) -> None:
+        """Train every cell of a grid, in worker processes; go on where an earlier call stopped.
+
+        Finished cells are skipped, half-done ones resumed; one that crashes is resumed once more,
+        then it counts as failed, and the rest goes on. Ctrl-C saves all and stops.
+
+        Args:
+            grid: A name (fwp-rl list ablations), or the path of a .yaml file.
+            jobs: Cells that train at the same time; by default half the number of cores.
+            threads: Threads of each of them; by default its share of the cores.
+            output: The folder of the runs; by default runs/ablations/NAME.
+            dry_run: Print the cells, their steps and how long they will take; start nothing.
+            plain: Print plain lines instead of the live table, as is done outside a terminal.
+        """
+        from fwp_rl import agents  # noqa: F401  # fills the registry of agents
+        from fwp_rl.ablation.grid import load_grid
+        from fwp_rl.ablation.plan import print_plan
+        from fwp_rl.ablation.runner import run_grid
+
+        for name, value in (("jobs", jobs), ("threads", threads)):
+            if value is not None and value < 1:
+                raise ConfigError(f"--{name}: got {value}, expected 1 or more")
+        cores = os.cpu_count() or 1
+        jobs = jobs or max(1, cores // 2)
+        threads = threads or max(1, cores // jobs)
+        loaded = load_grid(grid)
+        output = output or Path("runs") / "ablations" / loaded.name
+        if dry_run:
+            print_plan(loaded, output, jobs=jobs, threads=threads)
+            return
+        failed, code = run_grid(loaded, output, jobs=jobs, threads=threads, plain=plain)
+        if code:
+            print(f"Stopped. Go on with the same command: fwp-rl ablate {grid}")
+            sys.exit(code)
+        if failed:
+            names = ", ".join(cell.name for cell in failed)
+            _fail(f"failed: {names}; the same command tries again", 1)
+        print(f"All {len(loaded.cells)} cells are finished: {output}")
+
+    tyro.cli(command, args=args, prog="fwp-rl ablate")
+
+
 def _list(args: list[str]) -> None:
     from fwp_rl.listing import LISTS
 
@@ -317,7 +370,8 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], None], str]] = {
     "evaluate": (_evaluate, "play whole games with a saved policy"),
     "watch": (_watch, "film a saved policy"),
     "report": (_report, "compare runs on one page, with figures and tables"),
-    "list": (_list, "cores, encoders, envs, games, presets, agents"),
+    "ablate": (_ablate, "train a grid of presets, cores, tasks and seeds"),
+    "list": (_list, "cores, encoders, envs, games, presets, ablations, agents"),
     "doctor": (_doctor, "versions, and a self-check of every part"),
     "bench": (_bench, "measure speed on this machine: training, kernels"),
 }

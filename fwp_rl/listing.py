@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fwp_rl import agents
+from fwp_rl.ablation.grid import grid_names, load_grid
 from fwp_rl.cores import CORES
 from fwp_rl.cores.cost import cost
 from fwp_rl.envs import ENVS
@@ -67,6 +68,22 @@ def _presets() -> None:
     _print(table, "Train one with fwp-rl train PRESET")
 
 
+def _ablations() -> None:
+    table = Table()
+    table.add_column("ablation", no_wrap=True)
+    table.add_column("what")
+    table.add_column("cells", justify="right")
+    table.add_column("steps", justify="right")
+    for name in grid_names():
+        grid = load_grid(name)
+        steps = sum(cell.config.total_steps for cell in grid.cells)
+        first_line = grid.source.read_text(encoding="utf-8").partition("\n")[0]
+        table.add_row(
+            name, first_line.lstrip("# ").removesuffix("."), f"{len(grid.cells):,}", f"{steps:,}"
+        )
+    _print(table, "Run one with fwp-rl ablate NAME; --dry-run shows its cells")
+
+
 def _envs() -> None:
     _print(
         _named(ENVS),
@@ -119,5 +136,6 @@ LISTS: typing.Final[dict[str, Callable[[], None]]] = {
     "envs": _envs,
     "games": _games,
     "presets": _presets,
+    "ablations": _ablations,
     "agents": _agents,
 }

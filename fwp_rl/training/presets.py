@@ -8,6 +8,7 @@ out of range raise ConfigError as ``source: path.to.field: what was given, what 
 import dataclasses
 import typing
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -31,6 +32,8 @@ __all__ = [
     "load_preset",
     "policy_config_from_dict",
     "preset_names",
+    "preset_path",
+    "read_yaml",
 ]
 
 D = TypeVar("D")
@@ -46,6 +49,12 @@ def preset_names() -> list[str]:
 
 def load_preset(name_or_path: str | Path) -> TrainConfig:
     """A preset by its name, or any YAML file by its path (``./mine.yaml``)."""
+    path = preset_path(name_or_path)
+    return config_from_dict(read_yaml(path), source=str(path))
+
+
+def preset_path(name_or_path: str | Path) -> Path:
+    """Where a preset lies; ConfigError for a name that there is not."""
     given: Any = name_or_path
     if not isinstance(given, (str, Path)):
         raise ConfigError(f"preset: got {given!r}, expected a name or the path of a .yaml file")
@@ -61,10 +70,11 @@ def load_preset(name_or_path: str | Path) -> TrainConfig:
                 f"Known: {', '.join(names)}; or give the path of a .yaml file"
             )
         path = configs_dir() / f"{name}.yaml"
-    return config_from_dict(_read_yaml(path), source=str(path))
+    return path
 
 
-def _read_yaml(path: Path) -> Mapping[str, Any]:
+def read_yaml(path: Path) -> Mapping[str, Any]:
+    """The mapping in a YAML file, or a ConfigError."""
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -132,9 +142,16 @@ def _build(cls: type[D], data: Mapping[str, Any], source: str, path: str) -> D:
             value = _build_section(registry, type(default()), value, source, f"{path}{key}.")
         values[key] = value
     try:
-        return TypeAdapter(cls).validate_python(values)
+        validated: D = _validator(cls).validate_python(values)  # type: ignore[arg-type]  # a class is hashable
     except ValidationError as error:
         raise ConfigError(f"{source}: {path}{_explain(error)}") from None
+    return validated
+
+
+@cache
+def _validator(cls: type[Any]) -> TypeAdapter[Any]:
+    """Making one takes longer than what it does."""
+    return TypeAdapter(cls)
 
 
 def _build_section(

@@ -1,0 +1,48 @@
+"""How long cells will take, by the speed of cells that have run: no speed is assumed."""
+
+from collections.abc import Collection, Mapping, Sequence
+
+from fwp_rl.ablation.folder import CellProgress
+from fwp_rl.ablation.grid import Cell
+
+__all__ = ["remaining_seconds", "steps_per_second"]
+
+
+def steps_per_second(cell: Cell, known: Sequence[tuple[Cell, CellProgress]]) -> float | None:
+    """Training speed to expect of a cell: its own so far, else the mean of the cells that have the
+    most labels in common with it. None where nothing has run."""
+    rates = [
+        (other.name == cell.name, _common(cell, other), progress.step / progress.seconds)
+        for other, progress in known
+        if progress.seconds > 0 and progress.step > 0
+    ]
+    if not rates:
+        return None
+    nearest = max(rate[:2] for rate in rates)
+    alike = [rate for *likeness, rate in rates if tuple(likeness) == nearest]
+    return len(alike) / sum(1 / rate for rate in alike)
+
+
+def remaining_seconds(
+    cells: Sequence[Cell],
+    progress: Mapping[str, CellProgress],
+    *,
+    finished: Collection[str],
+    jobs: int,
+) -> float | None:
+    """Time to train what is left, evaluations not counted; None where no speed is known."""
+    known = [(cell, progress[cell.name]) for cell in cells if progress[cell.name].seconds]
+    left = []
+    for cell in cells:
+        if cell.name in finished:
+            continue
+        rate = steps_per_second(cell, known)
+        if rate is None:
+            return None
+        left.append(max(cell.config.total_steps - progress[cell.name].step, 0) / rate)
+    return max(sum(left) / jobs, max(left, default=0.0))
+
+
+def _common(one: Cell, other: Cell) -> int:
+    shared = set(one.labels.items()) & set(other.labels.items())
+    return len([axis for axis, _ in shared if axis != "seed"])

@@ -1,0 +1,279 @@
+"""The folder of an ablation: a run directory for each cell, logs, and a ledger of what happened.
+
+    ablation.json      the cells: name, labels, run directory
+    ledger.jsonl       one line for each start and end of a cell's process
+    configs/CELL.yaml  what the process is given
+    logs/CELL.log      what it printed, all attempts one after the other
+    CELL/              the run directory
+
+The run directories are the truth on what is done; the ledger is for people.
+"""
+
+import json
+import os
+import shutil
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from filelock import FileLock, Timeout
+
+from fwp_rl.ablation.grid import Cell, Grid, cell_fields
+from fwp_rl.config import ConfigError
+from fwp_rl.training.files import parse_json, write_file, write_json
+from fwp_rl.training.presets import config_to_dict, load_preset
+from fwp_rl.training.run import RunDirectory, RunError
+
+__all__ = ["AblationFolder", "CellProgress", "CellState"]
+
+CellState = Literal["waiting", "partial", "finished", "busy"]
+"""waiting: not begun; partial: to be resumed; finished: trained and evaluated; busy: some other
+process has its run directory."""
+
+_TAIL = 1 << 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class CellProgress:
+    """How far a cell is, by its metrics.jsonl."""
+
+    step: int = 0
+    seconds: float = 0.0
+    """For which it has trained, over all its processes."""
+    rate: float | None = None
+    """Steps per second over the last minute or so."""
+    episode_return: float | None = None
+    """Mean of the latest games in training."""
+
+
+@dataclass(frozen=True)
+class AblationFolder:
+    """The paths of an ablation, the states of its cells, its lock and ledger."""
+
+    path: Path
+
+    def run(self, cell: Cell) -> RunDirectory:
+        return RunDirectory(self.path / cell.name)
+
+    def log(self, cell: Cell) -> Path:
+        return self.path / "logs" / f"{cell.name}.log"
+
+    def config(self, cell: Cell) -> Path:
+        return self.path / "configs" / f"{cell.name}.yaml"
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the folder against a second runner; RunError where there is one."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(self.path / ".lock")
+            lock.acquire(blocking=False)
+        except Timeout:
+            raise RunError(
+                f"{self.path}: another fwp-rl ablate is at work on it; wait for it, stop it, or "
+                "name another --output"
+            ) from None
+        except OSError as error:
+            raise RunError(f"{self.path}: cannot be written: {error.strerror}") from error
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def check(self, grid: Grid) -> list[str]:
+        """What has changed since the folder was begun, in sentences.
+
+        RunError where a cell that has begun is another experiment now: its results would be mixed
+        with those of the new one.
+        """
+        for cell in grid.cells:
+            path = self.run(cell).config
+            if not path.is_file():
+                continue
+            try:
+                before = cell_fields(load_preset(path))
+            except ConfigError as error:
+                raise RunError(
+                    f"{self.path / cell.name}: its config cannot be read: {error}"
+                ) from None
+            now = cell_fields(cell.config)
+            changed = [name for name in now if before.get(name) != now[name]]
+            if changed:
+                name = changed[0]
+                raise RunError(
+                    f"{grid.source}: cell {cell.name} has {name} = {now[name]!r}, but was begun in "
+                    f"{self.path} with {before.get(name)!r}. Name another --output, or delete "
+                    f"{self.path / cell.name}"
+                )
+        before_cells = self._recorded()
+        if not before_cells:
+            return []
+        names = [cell.name for cell in grid.cells]
+        notes = []
+        new = [name for name in names if name not in before_cells]
+        gone = [name for name in before_cells if name not in names]
+        if new:
+            notes.append(f"The grid has changed: {len(new)} new cells, such as {new[0]}")
+        if gone:
+            notes.append(
+                f"The grid has changed: {len(gone)} cells of {self.path} are no longer in it, "
+                f"such as {gone[0]}; they stay as they are"
+            )
+        return notes
+
+    def write(self, grid: Grid) -> None:
+        """Record the grid, and what each cell's process is given."""
+        for cell in grid.cells:
+            config = replace(cell.config, run_dir=str(self.run(cell).path), plain=True)
+            text = yaml.safe_dump(config_to_dict(config), sort_keys=False, allow_unicode=True)
+            write_if_changed(self.config(cell), text)
+        cells = [
+            {"name": cell.name, "labels": dict(cell.labels), "run": cell.name}
+            for cell in grid.cells
+        ]
+        value = {
+            "schema": 1,
+            "name": grid.name,
+            "source": str(grid.source),
+            "axes": list(grid.cells[0].labels),
+            "cells": cells,
+        }
+        write_json(self.path / "ablation.json", value)
+
+    def record(self, cell: Cell, event: str, **facts: Any) -> None:
+        """Add a line to the ledger."""
+        line = {
+            "time": datetime.now(UTC).isoformat(timespec="seconds"),
+            "cell": cell.name,
+            "event": event,
+            "host": socket.gethostname(),
+            **facts,
+        }
+        with (self.path / "ledger.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def state(self, cell: Cell) -> CellState:
+        """What is to be done with a cell."""
+        run = self.run(cell)
+        if not run.path.is_dir():
+            return "waiting"
+        if _is_locked(run.path):
+            return "busy"
+        if not RunDirectory.is_run(run.path):
+            return "waiting"
+        return "finished" if self._is_finished(cell) else "partial"
+
+    def prepare(self, cell: Cell) -> bool:
+        """Make a cell ready for its process; whether that resumes it. A run that was killed before
+        its first checkpoint is cleared away: there is nothing in it."""
+        run = self.run(cell)
+        if not RunDirectory.is_run(run.path):
+            return False
+        if any(run.checkpoints.glob("step_*")):
+            return True
+        shutil.rmtree(run.path)
+        return False
+
+    def progress(self, cell: Cell) -> CellProgress:
+        """How far a cell is."""
+        rows = _last_rows(self.run(cell).metrics)
+        if not rows:
+            return CellProgress()
+        last = rows[-1]
+        recent = [row for row in rows if 0 <= last["time"] - row["time"] <= 60]
+        span = last["time"] - recent[0]["time"]
+        steps = last["step"] - recent[0]["step"]
+        if span <= 0 and last["time"] > 0:
+            span, steps = last["time"], last["step"]
+        return CellProgress(
+            step=int(last["step"]),
+            seconds=float(last["time"]),
+            rate=steps / span if span > 0 else None,
+            episode_return=last.get("charts/episode_return"),
+        )
+
+    def score(self, cell: Cell) -> float | None:
+        """Mean return of the last checkpoint's evaluation; None where there is none."""
+        result = self._evaluation(cell)
+        return None if result is None else float(result["summary"]["mean"])
+
+    def _is_finished(self, cell: Cell) -> bool:
+        """Trained to its end, and its last checkpoint evaluated."""
+        try:
+            status = self.run(cell).read_status()
+        except RuntimeError:  # damaged: resuming writes it anew
+            return False
+        trained = status.get("state") == "finished" and status.get("step", 0) >= (
+            cell.config.total_steps
+        )
+        return trained and (not cell.config.evaluation_games or self._evaluation(cell) is not None)
+
+    def _evaluation(self, cell: Cell) -> dict[str, Any] | None:
+        """The newest evaluation of the checkpoint at the end of training, with sampled actions and
+        at least the games asked for."""
+        found = []
+        for file in (self.run(cell).path / "evaluations").glob("*.json"):
+            try:
+                result = parse_json(file.read_bytes(), file)
+                protocol = result["protocol"]
+                if (
+                    protocol["checkpoint"] == "last"
+                    and protocol["actions"] == "sampled"
+                    and result["step"] >= cell.config.total_steps
+                    and protocol["games"] >= cell.config.evaluation_games
+                ):
+                    found.append((str(result["created"]), file.name, result))
+            except (OSError, RuntimeError, KeyError, TypeError):
+                continue
+        return max(found, key=lambda item: item[:2])[2] if found else None
+
+    def _recorded(self) -> list[str]:
+        path = self.path / "ablation.json"
+        try:
+            return [cell["name"] for cell in parse_json(path.read_bytes(), path)["cells"]]
+        except (OSError, RuntimeError, KeyError, TypeError):
+            return []
+
+
+def write_if_changed(path: Path, text: str) -> None:
+    """A thousand cells would otherwise cost a thousand fsyncs at every call."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.is_file() or path.read_text(encoding="utf-8") != text:
+        write_file(path, text)
+
+
+def _is_locked(run: Path) -> bool:
+    """Whether a process trains there: one that outlived its runner, or somebody else's."""
+    if not (run / ".lock").exists():
+        return False
+    lock = FileLock(run / ".lock")
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        return True
+    lock.release()
+    return False
+
+
+def _last_rows(path: Path) -> list[dict[str, Any]]:
+    """The last rows of a metrics.jsonl, which may be long."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL))
+            lines = file.read().splitlines()
+    except OSError:
+        return []
+    rows = []
+    for line in lines:
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(row, dict) and {"step", "time"} <= row.keys():
+            rows.append(row)
+    return rows

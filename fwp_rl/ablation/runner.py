@@ -1,0 +1,218 @@
+"""Runs the cells of a grid in worker processes until all are finished.
+
+A cell is a process of its own, ``fwp-rl train``: it cannot take another with it, saves when it is
+asked to stop, and is resumed by the next. It runs in a session of its own, so that Ctrl-C reaches
+the runner alone, which then asks each of its workers once.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fwp_rl.ablation.display import Display, Row
+from fwp_rl.ablation.estimate import remaining_seconds
+from fwp_rl.ablation.folder import AblationFolder, CellProgress
+from fwp_rl.ablation.grid import Cell, Grid
+from fwp_rl.training.signals import StopRequest
+
+__all__ = ["run_grid", "worker_environment"]
+
+ATTEMPTS = 2
+"""Times that a cell may crash in one call, before it counts as failed."""
+POLL = 0.5
+"""Seconds between two looks at the workers."""
+_THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "NUMBA_NUM_THREADS",
+)
+
+
+@dataclass
+class _Worker:
+    cell: Cell
+    process: subprocess.Popen[bytes]
+    attempt: int
+
+
+@dataclass
+class _Runner:
+    grid: Grid
+    folder: AblationFolder
+    jobs: int
+    threads: int
+    display: Display
+    waiting: deque[tuple[Cell, int]] = field(default_factory=deque)
+    """Cells to start, each with the number of the attempt."""
+    workers: list[_Worker] = field(default_factory=list)
+    rows: dict[str, Row] = field(default_factory=dict)
+
+    def run(self) -> tuple[list[Cell], int]:
+        """The cells that failed, and the exit code that a stop signal asks for (else 0)."""
+        self._look_around()
+        with StopRequest() as stop, self.display:
+            try:
+                while (self.waiting or self.workers) and not stop.requested:
+                    self._collect()
+                    self._start()
+                    self._show()
+                    time.sleep(POLL)
+                if stop.requested:
+                    self._stop_workers()
+                self._show(final=True)
+            except BaseException:  # a second Ctrl-C among them
+                for worker in self.workers:
+                    worker.process.kill()
+                raise
+        failed = [cell for cell in self.grid.cells if self.rows[cell.name].state == "failed"]
+        return failed, stop.exit_code
+
+    def _look_around(self) -> None:
+        """Queue what is not finished: half-done cells first."""
+        for cell in self.grid.cells:
+            state = self.folder.state(cell)
+            row = Row(cell=cell, state="finished" if state == "finished" else "waiting")
+            row.progress = self.folder.progress(cell)
+            if state == "finished":
+                row.score = self.folder.score(cell)
+            elif state == "waiting":
+                self.waiting.append((cell, 1))
+            else:
+                self.waiting.appendleft((cell, 1))
+            self.rows[cell.name] = row
+
+    def _start(self) -> None:
+        for _ in range(len(self.waiting)):
+            if len(self.workers) >= self.jobs:
+                return
+            cell, attempt = self.waiting.popleft()
+            state = self.folder.state(cell)
+            if state == "busy":
+                self._say(cell, "is being trained by another process; waiting for it", "busy")
+                self.waiting.append((cell, attempt))
+            elif state == "finished":  # by that other process
+                self._finish(cell)
+            else:
+                self._launch(cell, attempt)
+
+    def _launch(self, cell: Cell, attempt: int) -> None:
+        resumes = self.folder.prepare(cell)
+        run = self.folder.run(cell).path
+        what = ["--resume", str(run)] if resumes else [str(self.folder.config(cell))]
+        command = [sys.executable, "-m", "fwp_rl", "train", *what, "--plain"]
+        log = self.folder.log(cell)
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("ab") as output:
+            output.write(f"\n$ {' '.join(command)}\n".encode())
+            output.flush()
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=worker_environment(self.threads),
+                start_new_session=True,
+            )
+        self.workers.append(_Worker(cell, process, attempt))
+        step = self.folder.progress(cell).step if resumes else 0
+        how = f"resumed at step {step:,}" if resumes else "started"
+        self._say(cell, f"{how} (process {process.pid})", "running")
+        self.folder.record(
+            cell, "resumed" if resumes else "started", pid=process.pid, attempt=attempt
+        )
+
+    def _collect(self) -> None:
+        """Look after the workers that have ended."""
+        for worker in [w for w in self.workers if w.process.poll() is not None]:
+            self.workers.remove(worker)
+            cell, code = worker.cell, worker.process.returncode
+            if code == 0 and self.folder.state(cell) == "finished":
+                self._finish(cell)
+                continue
+            how = _how_it_ended(code)
+            if worker.attempt < ATTEMPTS:
+                self.folder.record(cell, "crashed", exit=code, attempt=worker.attempt)
+                self._say(cell, f"{how}; trying once more", "waiting")
+                self.waiting.appendleft((cell, worker.attempt + 1))
+            else:
+                self.folder.record(
+                    cell,
+                    "failed",
+                    exit=code,
+                    attempt=worker.attempt,
+                    log=str(self.folder.log(cell)),
+                )
+                self._say(cell, f"failed: {how}. Log: {self.folder.log(cell)}", "failed")
+
+    def _finish(self, cell: Cell) -> None:
+        score = self.folder.score(cell)
+        self.folder.record(cell, "finished", score=score)
+        self.rows[cell.name].score = score
+        self.rows[cell.name].progress = self.folder.progress(cell)
+        self._say(cell, "finished" + ("" if score is None else f": return {score:.4g}"), "finished")
+
+    def _stop_workers(self) -> None:
+        """Ask every worker to save and end, and wait for them."""
+        for worker in self.workers:
+            worker.process.send_signal(signal.SIGTERM)
+        for worker in self.workers:
+            code = worker.process.wait()
+            if self.folder.state(worker.cell) == "finished":  # it was about to end anyway
+                self._finish(worker.cell)
+                continue
+            self.folder.record(worker.cell, "stopped", exit=code, attempt=worker.attempt)
+            step = self.folder.progress(worker.cell).step
+            self._say(worker.cell, f"stopped at step {step:,}", "waiting")
+        self.workers.clear()
+
+    def _say(self, cell: Cell, text: str, state: str) -> None:
+        if self.rows[cell.name].state == state == "busy":
+            return
+        self.rows[cell.name].state = state
+        self.display.message(f"{cell.name}: {text}")
+
+    def _show(self, *, final: bool = False) -> None:
+        for worker in self.workers:
+            self.rows[worker.cell.name].progress = self.folder.progress(worker.cell)
+        done: dict[str, CellProgress] = {name: row.progress for name, row in self.rows.items()}
+        finished = {name for name, row in self.rows.items() if row.state in ("finished", "failed")}
+        left = remaining_seconds(self.grid.cells, done, finished=finished, jobs=self.jobs)
+        self.display.update(list(self.rows.values()), left, final=final)
+
+
+def run_grid(
+    grid: Grid, output: Path, *, jobs: int, threads: int, plain: bool = False
+) -> tuple[list[Cell], int]:
+    """Run what is left of a grid; the cells that failed, and a stop signal's exit code (else 0).
+
+    RunError where another runner has the folder, or where it holds other experiments under the
+    names of these.
+    """
+    folder = AblationFolder(output)
+    with folder.lock():
+        notes = folder.check(grid)
+        folder.write(grid)
+        display = Display(title=f"{grid.name} in {output}", plain=plain)
+        for note in notes:
+            display.message(note)
+        return _Runner(grid, folder, jobs, threads, display).run()
+
+
+def worker_environment(threads: int) -> dict[str, str]:
+    """The environment of a worker that computes with so many threads."""
+    return {**os.environ, **{name: str(threads) for name in _THREAD_VARIABLES}}
+
+
+def _how_it_ended(code: int) -> str:
+    if code < 0:
+        try:
+            return f"killed by {signal.Signals(-code).name}"
+        except ValueError:
+            return f"killed by signal {-code}"
+    return "ended without a result" if code == 0 else f"exit code {code}"

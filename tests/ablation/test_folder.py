@@ -1,0 +1,161 @@
+"""What is found of a cell decides what is done with it."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import yaml
+from filelock import FileLock
+
+from fwp_rl import agents  # noqa: F401  # fills the registry of agents
+from fwp_rl.ablation.estimate import remaining_seconds, steps_per_second
+from fwp_rl.ablation.folder import AblationFolder, CellProgress
+from fwp_rl.ablation.grid import load_grid
+from fwp_rl.training.presets import config_to_dict
+from fwp_rl.training.run import RunError
+
+GRID = {
+    "preset": "recall",
+    "overrides": {"total_steps": 1000, "evaluation_games": 10},
+    "axes": {"core": ["lstm", "gru"], "seed": [1, 2]},
+}
+
+
+@pytest.fixture
+def grid(tmp_path):
+    return make_grid(tmp_path, GRID)
+
+
+def make_grid(tmp_path, data):
+    path = tmp_path / "grid.yaml"
+    path.write_text(yaml.safe_dump(data, sort_keys=False))
+    return load_grid(path)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return AblationFolder(tmp_path / "out")
+
+
+def begin(folder, cell, *, step=0, state="running", checkpoint=True):
+    run = folder.run(cell)
+    run.path.mkdir(parents=True)
+    run.write_config(config_to_dict(cell.config))
+    run.write_status(state, step=step, total=cell.config.total_steps)
+    if checkpoint:
+        (run.checkpoints / f"step_{step}").mkdir(parents=True)
+    return run
+
+
+def evaluate(run, **changes):
+    protocol = {"checkpoint": "last", "actions": "sampled", "games": 10}
+    result = {"step": 1000, "created": "2026-01-01", "summary": {"mean": 0.5}}
+    for name, value in changes.items():
+        (protocol if name in protocol else result)[name] = value
+    (run.path / "evaluations").mkdir(exist_ok=True)
+    number = len(list((run.path / "evaluations").iterdir()))
+    file = run.path / "evaluations" / f"{number}.json"
+    file.write_text(json.dumps(result | {"protocol": protocol}))
+
+
+def test_a_cell_that_has_not_begun_waits(folder, grid):
+    assert folder.state(grid.cells[0]) == "waiting"
+    assert folder.prepare(grid.cells[0]) is False
+
+
+def test_a_half_done_cell_is_resumed(folder, grid):
+    begin(folder, grid.cells[0], step=500, state="stopped")
+    assert folder.state(grid.cells[0]) == "partial"
+    assert folder.prepare(grid.cells[0]) is True
+
+
+def test_a_run_killed_before_its_first_checkpoint_starts_anew(folder, grid):
+    run = begin(folder, grid.cells[0], checkpoint=False)
+    assert folder.state(grid.cells[0]) == "partial"
+    assert folder.prepare(grid.cells[0]) is False
+    assert not run.path.exists()
+
+
+def test_what_is_no_run_is_not_deleted(folder, grid):
+    path = folder.run(grid.cells[0]).path
+    path.mkdir(parents=True)
+    (path / "thesis.txt").touch()
+    assert folder.prepare(grid.cells[0]) is False
+    assert (path / "thesis.txt").exists()
+
+
+def test_finished_is_trained_and_evaluated_at_the_end(folder, grid):
+    cell = grid.cells[0]
+    run = begin(folder, cell, step=1000, state="finished")
+    assert folder.state(cell) == "partial"
+    for changes in ({"step": 900}, {"checkpoint": "best"}, {"actions": "greedy"}, {"games": 9}):
+        evaluate(run, **changes)
+        assert folder.state(cell) == "partial", changes
+    (run.path / "evaluations" / "damaged.json").write_text("{")
+    evaluate(run)
+    assert folder.state(cell) == "finished"
+    assert folder.score(cell) == 0.5
+    run.write_status("finished", step=999, total=1000)
+    assert folder.state(cell) == "partial"
+
+
+def test_a_run_in_other_hands_is_busy(folder, grid):
+    run = begin(folder, grid.cells[0])
+    with FileLock(run.path / ".lock"):
+        assert folder.state(grid.cells[0]) == "busy"
+    assert folder.state(grid.cells[0]) == "partial"
+
+
+def test_two_runners_on_one_folder(folder):
+    with folder.lock(), pytest.raises(RunError, match="another fwp-rl ablate is at work"):
+        AblationFolder(folder.path).lock().__enter__()
+
+
+def test_a_cell_that_is_another_experiment_now_is_refused(folder, grid, tmp_path):
+    begin(folder, grid.cells[0])
+    assert folder.check(grid) == []
+    changed = make_grid(tmp_path, GRID | {"overrides": GRID["overrides"] | {"clip": 0.3}})
+    with pytest.raises(RunError, match=r"cell lstm-s1 has clip = 0\.3, but was begun .* with 0\.2"):
+        folder.check(changed)
+    # what says nothing of the experiment may change
+    overrides = GRID["overrides"] | {"checkpoint_minutes": 1.0, "device": "cpu"}
+    assert folder.check(make_grid(tmp_path, GRID | {"overrides": overrides})) == []
+
+
+def test_more_cells_and_fewer_are_told(folder, grid, tmp_path):
+    folder.path.mkdir()
+    folder.write(grid)
+    axes = {"core": ["lstm", "delta_net"], "seed": [1, 2]}
+    more, gone = folder.check(make_grid(tmp_path, GRID | {"axes": axes}))
+    assert "2 new cells, such as delta_net-s1" in more
+    assert "2 cells of" in gone
+    assert "gru-s1" in gone
+
+
+def test_progress_is_read_from_the_metrics(folder, grid):
+    run = begin(folder, grid.cells[0])
+    rows = [{"step": 100 * i, "time": 10.0 * i, "charts/episode_return": i} for i in range(1, 20)]
+    run.metrics.write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"step": 20')
+    progress = folder.progress(grid.cells[0])
+    assert (progress.step, progress.seconds, progress.episode_return) == (1900, 190.0, 19)
+    assert progress.rate == pytest.approx(10)
+    assert folder.progress(grid.cells[1]) == CellProgress()
+
+
+def test_times_come_from_what_has_run(grid):
+    lstm1, lstm2, gru1, gru2 = grid.cells
+    nothing = {cell.name: CellProgress() for cell in grid.cells}
+    assert remaining_seconds(grid.cells, nothing, finished=[], jobs=2) is None
+    slow, fast = CellProgress(step=1000, seconds=100), CellProgress(step=500, seconds=5)
+    progress = nothing | {lstm1.name: slow, gru1.name: fast}
+    known = [(lstm1, slow), (gru1, fast)]
+    assert steps_per_second(lstm2, known) == 10
+    assert steps_per_second(gru2, known) == 100
+    assert steps_per_second(replace(gru2, labels={"core": "new"}), known) == pytest.approx(
+        2 / (1 / 10 + 1 / 100)
+    )
+    # left: lstm2 100 s, gru1 5 s, gru2 10 s
+    left = remaining_seconds(grid.cells, progress, finished=[lstm1.name], jobs=1)
+    assert left == pytest.approx(115)
+    left = remaining_seconds(grid.cells, progress, finished=[lstm1.name], jobs=2)
+    assert left == pytest.approx(100)  # a cell is not shared

@@ -1,0 +1,118 @@
+import pytest
+import yaml
+
+from fwp_rl import agents
+from fwp_rl.ablation.grid import expand, grid_names, load_grid
+from fwp_rl.config import ConfigError
+from fwp_rl.reports.atari_scores import SCORES
+
+RECALL = {"preset": "recall", "axes": {"seed": [1, 2]}}
+
+
+def cells(**changes):
+    return {cell.name: cell for cell in expand(RECALL | changes, source="grid.yaml")}
+
+
+def test_a_cell_for_each_combination_in_the_order_of_the_file():
+    found = cells(axes={"core": ["lstm", "gru"], "env.max_delay": [9, 20], "seed": [1, 2]})
+    assert list(found) == [
+        f"{core}-max_delay{delay}-s{seed}"
+        for core in ("lstm", "gru")
+        for delay in (9, 20)
+        for seed in (1, 2)
+    ]
+    config = found["gru-max_delay20-s2"].config
+    assert (type(config.core).__name__, config.env.max_delay, config.seed) == ("GRUConfig", 20, 2)
+    assert config.learning_rate == agents.load_preset("recall").learning_rate
+    assert found["gru-max_delay20-s2"].labels == {
+        "core": "gru",
+        "env.max_delay": "20",
+        "seed": "2",
+    }
+
+
+def test_overrides_lie_over_the_preset_and_axes_over_them():
+    found = cells(
+        overrides={"total_steps": 500, "env": {"num_cues": 6}, "core": {"heads": 4}},
+        axes={
+            "core": {
+                "same": {"core": "delta-net"},
+                "large": {"core": {"hidden_size": 128}, "total_steps": 700},
+                "other": {"core": "lstm"},
+            }
+        },
+    )
+    same, large, other = (found[name].config for name in ("same", "large", "other"))
+    assert (same.total_steps, large.total_steps) == (500, 700)
+    assert same.env.num_cues == 6
+    assert (same.core.heads, same.core.hidden_size, large.core.hidden_size) == (4, 64, 128)
+    # a section with another name starts from its own defaults, as core:lstm does
+    assert other.core == agents.config_from_dict({"agent": "ppo", "core": "lstm"}, source="x").core
+
+
+def test_presets_can_be_an_axis():
+    found = cells(axes={"preset": ["recall", "minigrid_memory"], "core": ["gru"]})
+    assert found["minigrid_memory-gru"].config.env.spec().name == "minigrid/MemoryS9-v0"
+    assert found["recall-gru"].config.env.spec().name == "recall"
+
+
+def test_none_is_a_value():
+    found = cells(axes={"core.gradient_horizon": [1, None]})
+    assert [cell.config.core.gradient_horizon for cell in found.values()] == [1, None]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"axis": {}}, r"grid\.yaml: axis: there is no such key\. Did you mean 'axes'"),
+        ({"axes": {}}, r"grid\.yaml: axes: got \{\}, expected a mapping"),
+        ({"axes": {"seed": []}}, r"axes\.seed: got \[\], expected a list"),
+        ({"axes": {"seed": 3}}, r"axes\.seed: got 3"),
+        ({"axes": {"seed": [1, 1]}}, "two cells have the name s1"),
+        ({"axes": {"a": {"x": 3}}}, r"axes\.a\.x: got 3, expected a mapping"),
+        ({"axes": {"core": ["lstmm"]}}, r"cell lstmm: core.name: .*Did you mean 'lstm'"),
+        ({"axes": {"sed": [1]}}, r"cell sed1: sed: there is no such field\. Did you mean 'seed'"),
+        ({"overrides": {"env": {"max_dela": 3}}}, r"env\.max_dela: .*Did you mean 'max_delay'"),
+        ({"overrides": {"learning_rate": -1}}, r"cell s1: learning_rate: got -1"),
+        ({"overrides": {"run_dir": "x"}}, "run_dir: is the runner's"),
+        ({"preset": "recal"}, "unknown preset 'recal'. Did you mean 'recall'"),
+        ({"preset": None}, "preset: is missing"),
+    ],
+)
+def test_what_is_wrong_is_told_with_its_place(changes, message):
+    with pytest.raises(ConfigError, match=message):
+        cells(**changes)
+
+
+def test_a_network_that_cannot_read_its_task_is_told_before_anything_starts(tmp_path):
+    path = tmp_path / "grid.yaml"
+    path.write_text(yaml.safe_dump(RECALL | {"overrides": {"encoder": "nature_cnn"}}))
+    with pytest.raises(ConfigError, match=r"grid\.yaml: cell s1: "):
+        load_grid(path)
+
+
+def test_an_unknown_name_gets_a_suggestion():
+    with pytest.raises(ConfigError, match="Did you mean 'cores_quick'"):
+        load_grid("cores_quik")
+
+
+def test_every_cell_of_every_shipped_grid_is_valid():
+    names = grid_names()
+    assert set(names) >= {
+        "cores_quick",
+        "cores_atari5",
+        "cores_atari57",
+        "memory_minigrid",
+        "gradient_horizon",
+        "feature_maps",
+        "flicker",
+    }
+    grids = {name: load_grid(name) for name in names}
+    for name, grid in grids.items():
+        assert "seed" in grid.cells[0].labels, name
+    games = {cell.config.env.game for cell in grids["cores_atari57"].cells}
+    assert games == set(SCORES)
+    games = {cell.config.env.game for cell in grids["cores_atari5"].cells}
+    assert games == {"BattleZone", "DoubleDunk", "NameThisGame", "Phoenix", "Qbert"}
+    horizons = {cell.config.core.gradient_horizon for cell in grids["gradient_horizon"].cells}
+    assert horizons == {1, 10, None}
