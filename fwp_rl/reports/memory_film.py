@@ -205,7 +205,7 @@ class MemoryFilm:
 
     def _strip_chart(self, name: str) -> _Chart:
         rows = self._strips[name]
-        top = float(f"{max(np.percentile(rows, 99.5), 0.01):.1g}")
+        top = float(f"{max(np.percentile(rows, 99.5), 0.01):.2g}")
         title = {"beta": "beta, the write rate", "decay": "decay, what is kept"}.get(name, name)
         title = f"{title.replace('_', ' ')}: a row per head, last {HISTORY} steps"
 
@@ -241,7 +241,7 @@ class MemoryFilm:
         for i, (part, curve) in reversed(list(enumerate(self._change.items()))):
             if i >= len(_CURVES):
                 continue
-            now = "" if np.isnan(curve[index]) else f":  {curve[index]:.2f}"
+            now = "" if np.isnan(curve[index]) else f":  {curve[index]:.2g}"
             text = f"{part}{now}"
             draw.text((right, box[1] - 9), text, _CURVES[i], _font(11), anchor="rm")
             right -= round(_font(11).getlength(f"{part}:  00.00")) + 12
