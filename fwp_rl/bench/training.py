@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 import fwp_rl
+from fwp_rl.agents.impala import IMPALAConfig
 from fwp_rl.agents.ppo import PPOConfig
 from fwp_rl.config import ConfigError
 from fwp_rl.cores import CORES, build_core
@@ -71,7 +72,11 @@ def bench_training(
         raise ConfigError(
             f"iterations and rounds: got {iterations} and {rounds}, expected 1 or more"
         )
-    base = PPOConfig() if agent == "ppo" else load_preset("impala_cpu")
+    base: PPOConfig | IMPALAConfig = PPOConfig()
+    if agent == "impala":
+        preset = load_preset("impala_cpu")
+        assert isinstance(preset, IMPALAConfig)
+        base = preset
     configs = {
         name: dataclasses.replace(
             base,

@@ -10,7 +10,7 @@ from typing import Any
 from fwp_rl.cores.cost import cost
 from fwp_rl.envs.atari import AtariConfig, protocol_in_words
 from fwp_rl.models.policy import Policy
-from fwp_rl.reports.atari_scores import PUBLISHED
+from fwp_rl.reports.atari_scores import PUBLISHED, Published
 from fwp_rl.reports.records import Record, Records, flat_config
 from fwp_rl.reports.statistics import normalized_score
 from fwp_rl.training.progress import format_seconds
@@ -158,8 +158,9 @@ def published(records: Records) -> Table | None:
     for run in records.runs:
         if run.paper is None or not isinstance(run.config.env, AtariConfig):
             continue
-        summary, protocol = run.paper["summary"], run.paper["protocol"]
-        theirs = [entry for entry in PUBLISHED if entry.game == run.config.env.game]
+        summary = run.paper["summary"]
+        game = run.config.env.game
+        theirs: list[Published | None] = [entry for entry in PUBLISHED if entry.game == game]
         ours = f"{summary['mean']:.1f} ± {summary['std_of_run_means']:.1f}"
         for entry in theirs or [None]:
             rows.append(
@@ -173,7 +174,6 @@ def published(records: Records) -> Table | None:
                     Cell("none found" if entry is None else entry.in_words()),
                 ]
             )
-        assert protocol["name"] == "paper"
     if not rows:
         return None
     return Table(
