@@ -74,16 +74,14 @@ def _dot(x, y):
 
 
 @compiled
-def _add_product(M, x, y):
-    """y += M x"""
-    for i in range(M.shape[0]):
-        y[i] += _dot(M[i], x)
-
-
-@compiled
 def _add_transposed_product(M, x, y):
-    """y += M^T x"""
-    for i in range(M.shape[0]):
+    """y += M^T x: four rows at a time, so that y is read and written a fourth as often."""
+    rows = M.shape[0] // 4 * 4
+    for i in range(0, rows, 4):
+        a, b, c, d = x[i], x[i + 1], x[i + 2], x[i + 3]
+        for j in range(M.shape[1]):
+            y[j] += a * M[i, j] + b * M[i + 1, j] + c * M[i + 2, j] + d * M[i + 3, j]
+    for i in range(rows, M.shape[0]):
         for j in range(M.shape[1]):
             y[j] += x[i] * M[i, j]
 
@@ -111,6 +109,7 @@ def _softmax_adjoint(y, dy):
 
 @compiled
 def _forward_head(b, h, inputs, outputs):
+    # the slow matrices are transposed: rows are added up, which needs no sum along a row
     xq, xk, xv, xb, R_q, R_k, R_v, r_b, W_0, y_0, reset = inputs
     y, W_last, y_last, s, q, k, beta, u = outputs
     W, y_prev = W_last[b, h], y_last[b, h]
@@ -129,9 +128,9 @@ def _forward_head(b, h, inputs, outputs):
         _copy(xq[t, b, h], q_t)
         _copy(xk[t, b, h], k_t)
         _copy(xv[t, b, h], v)
-        _add_product(R_q[h], s_t, q_t)
-        _add_product(R_k[h], s_t, k_t)
-        _add_product(R_v[h], s_t, v)
+        _add_transposed_product(R_q[h], s_t, q_t)
+        _add_transposed_product(R_k[h], s_t, k_t)
+        _add_transposed_product(R_v[h], s_t, v)
         _softmax(q_t)
         _softmax(k_t)
         rate = one / (one + np.exp(-xb[t, b, h] - _dot(r_b[h], s_t)))
@@ -293,7 +292,8 @@ def forward(
     """CPU kernel of ``torch.ops.fwp_rl.recurrent_delta``: y, the W and the y after; of every step
     s, q, k, beta and u."""
     results = tuple(map(_empty_like, (xv, W, y_prev, xv, xq, xk, xb, xv)))
-    inputs = (*map(_array, (xq, xk, xv, xb, R_q, R_k, R_v, r_b, W, y_prev)), _flags(reset))
+    slow = (x.transpose(1, 2) for x in (R_q, R_k, R_v))
+    inputs = (*map(_array, (xq, xk, xv, xb, *slow, r_b, W, y_prev)), _flags(reset))
     launch(
         _forward_serial, _forward_parallel, xq.shape[0], inputs, tuple(x.numpy() for x in results)
     )
