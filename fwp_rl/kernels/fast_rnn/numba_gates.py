@@ -182,14 +182,17 @@ def _adjoint(G, R, live, k, beta, u, s, da, dk, dv, ds):
         ua += da[i] * u[i]
         write, erase = beta * u[i], beta * p
         dv[i] = erase
-        for j in range(G.shape[1]):
-            g = G[i, j] + da[i] * s[j]
-            dk[j] += write * g
-            G[i, j] = g - erase * k[j]
         if live:
             for j in range(G.shape[1]):
+                g = G[i, j] + da[i] * s[j]
+                dk[j] += write * g - erase * R[i, j]
                 ds[j] += da[i] * R[i, j]
-                dk[j] -= erase * R[i, j]
+                G[i, j] = g - erase * k[j]
+        else:
+            for j in range(G.shape[1]):
+                g = G[i, j] + da[i] * s[j]
+                dk[j] += write * g
+                G[i, j] = g - erase * k[j]
     for j in range(k.size):
         ds[j] += beta * ua * k[j]
     return dbeta

@@ -215,14 +215,17 @@ def _backward_head(b, h, inputs, saved, gradients):
             pu += p * u_t[i]
             dv[i] = rate * p
             write = rate * u_t[i]
-            for j in range(K):
-                g = G[i, j] + dy_t[i] * q_t[j]
-                dk[j] += write * g
-                G[i, j] = g - dv[i] * k_t[j]
             if live:
                 for j in range(K):
+                    g = G[i, j] + dy_t[i] * q_t[j]
+                    dk[j] += write * g - dv[i] * W[i, j]
                     dq[j] += dy_t[i] * W[i, j]
-                    dk[j] -= dv[i] * W[i, j]
+                    G[i, j] = g - dv[i] * k_t[j]
+            else:
+                for j in range(K):
+                    g = G[i, j] + dy_t[i] * q_t[j]
+                    dk[j] += write * g
+                    G[i, j] = g - dv[i] * k_t[j]
         for r in range(since, t + 1):
             read = beta[r, b, h] * _dot(u[r, b, h], dy_t)
             for j in range(K):
