@@ -103,7 +103,8 @@ def read_records(paths: Sequence[str | Path]) -> Records:
                 runs.append(_read(path, labels))
             # whatever is wrong with one directory, the others are reported on
             except Exception as error:
-                skipped[str(path)] = f"{error}" if str(error) else type(error).__name__
+                reason = str(error).removeprefix(f"{path}: ")  # the path is said beside it
+                skipped[str(path)] = reason or type(error).__name__
     if not runs:
         why = "; ".join(f"{path}: {reason}" for path, reason in skipped.items()) or "nothing there"
         raise ConfigError(f"no run to report on: {why}")
