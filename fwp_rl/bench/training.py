@@ -147,7 +147,9 @@ def _measure(config: TrainConfig) -> dict[str, float]:
     seconds = rows[-1]["time"] - rows[0]["time"]
     figures = {"steps_per_second": (rows[-1]["step"] - rows[0]["step"]) / seconds}
     for activity in ("acting", "environment", "learning"):
-        figures[activity] = statistics.fmean(row[f"time/{activity}"] for row in rows[1:])
+        # a batch of IMPALA's that took from no new unroll knows nothing of its actors
+        shares = [row[name] for row in rows[1:] if (name := f"time/{activity}") in row]
+        figures[activity] = statistics.fmean(shares)
     if isinstance(config, PPOConfig):
         per_iteration = config.num_envs * config.rollout_length
         figures["core"] = _core_seconds(config) * figures["steps_per_second"] / per_iteration
