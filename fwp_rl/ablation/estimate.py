@@ -1,11 +1,17 @@
-"""How long cells will take, by the speed of cells that have run: no speed is assumed."""
+"""How long cells will take, by the speed of cells that have run; before any has, a guess."""
 
 from collections.abc import Collection, Mapping, Sequence
 
 from fwp_rl.ablation.folder import CellProgress
 from fwp_rl.ablation.grid import Cell
 
-__all__ = ["remaining_seconds", "steps_per_second"]
+__all__ = ["guessed_seconds", "remaining_seconds", "steps_per_second"]
+
+GUESSED_SPEED = {"atari": 500.0, "minigrid": 5_000.0}
+GUESSED_SPEED_ELSEWHERE = 1_500.0
+"""Steps per second of a run on one core of a server CPU with bfloat16 arithmetic, by family of
+environments, rounded: half of what ``fwp-rl bench training`` made on two cores with delta_net (see
+docs/benchmarks), and what the runs of minigrid_memory and cores_quick made."""
 
 
 def steps_per_second(cell: Cell, known: Sequence[tuple[Cell, CellProgress]]) -> float | None:
@@ -41,6 +47,16 @@ def remaining_seconds(
             return None
         left.append(max(cell.config.total_steps - progress[cell.name].step, 0) / rate)
     return max(sum(left) / jobs, max(left, default=0.0))
+
+
+def guessed_seconds(cells: Sequence[Cell], *, jobs: int, threads: int) -> float:
+    """An order of magnitude for a grid of which nothing has run: see ``GUESSED_SPEED``."""
+    seconds = 0.0
+    for cell in cells:
+        family = cell.config.env.spec().name.partition("/")[0]
+        speed = GUESSED_SPEED.get(family, GUESSED_SPEED_ELSEWHERE)
+        seconds += cell.config.total_steps / (speed * threads)
+    return seconds / jobs
 
 
 def _common(one: Cell, other: Cell) -> int:

@@ -5,7 +5,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from fwp_rl.ablation.estimate import remaining_seconds, steps_per_second
+from fwp_rl.ablation.estimate import guessed_seconds, remaining_seconds, steps_per_second
 from fwp_rl.ablation.folder import AblationFolder
 from fwp_rl.ablation.grid import Cell, Grid
 from fwp_rl.envs.atari import AtariConfig
@@ -56,7 +56,12 @@ def print_plan(
     )
     left = remaining_seconds(grid.cells, progress, finished=finished, jobs=jobs)
     if left is None:
-        console.print("Time left: unknown, as no cell has run in this folder yet")
+        guess = format_seconds(guessed_seconds(grid.cells, jobs=jobs, threads=threads))
+        console.print(
+            f"Time left: {guess}, a rough guess from another machine's cores, as no cell has run "
+            "in this folder yet",
+            soft_wrap=True,
+        )
     else:
         console.print(
             f"Time left: {format_seconds(left)} of training, by the speed of the {len(known)} "

@@ -8,7 +8,7 @@ import yaml
 from filelock import FileLock
 
 from fwp_rl import agents  # noqa: F401  # fills the registry of agents
-from fwp_rl.ablation.estimate import remaining_seconds, steps_per_second
+from fwp_rl.ablation.estimate import guessed_seconds, remaining_seconds, steps_per_second
 from fwp_rl.ablation.folder import AblationFolder, CellProgress
 from fwp_rl.ablation.grid import load_grid
 from fwp_rl.training.presets import config_to_dict
@@ -159,3 +159,9 @@ def test_times_come_from_what_has_run(grid):
     assert left == pytest.approx(115)
     left = remaining_seconds(grid.cells, progress, finished=[lstm1.name], jobs=2)
     assert left == pytest.approx(100)  # a cell is not shared
+
+
+def test_before_anything_has_run_there_is_a_guess(grid):
+    alone = guessed_seconds(grid.cells, jobs=1, threads=1)
+    assert 1 < alone < 100  # 4,000 steps of a toy
+    assert guessed_seconds(grid.cells, jobs=2, threads=3) == pytest.approx(alone / 6)
