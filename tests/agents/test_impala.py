@@ -19,6 +19,7 @@ from fwp_rl.config import ConfigError
 from fwp_rl.cores import CORES
 from fwp_rl.cores.rnn import GRUConfig
 from fwp_rl.envs.toy import RecallConfig, ScriptedConfig, ScriptedEpisode
+from fwp_rl.evaluation import evaluate
 from fwp_rl.models.encoders import MLPConfig
 from fwp_rl.models.policy import Policy
 from fwp_rl.rl.collector import Actor, Collector
@@ -232,3 +233,34 @@ def test_the_papers_networks_have_the_papers_sizes(core: str, total_18: int, tot
     for num_actions, total in ((18, total_18), (6, total_6)):
         policy = Policy(config, dataclasses.replace(spec, num_actions=num_actions))
         assert sum(p.numel() for p in policy.parameters()) == total
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("core", ["delta_net", "feedforward"])
+def test_memory_solves_recall_and_no_memory_cannot(core: str, tmp_path: Path) -> None:
+    preset = agents.load_preset("recall")
+    sizes = {"layers": 1, "hidden_size": 64, "heads": 2, "feedforward_size": 128}
+    config = IMPALAConfig(
+        env=preset.env,
+        encoder=preset.encoder,
+        core=CORES[core](**(sizes if core == "delta_net" else {})),
+        actors=ActorsConfig(kind="inline", count=1),
+        num_envs=32,
+        unroll_length=32,
+        batch_size=8,
+        optimizer="adam",
+        learning_rate=1e-3,
+        optimizer_epsilon=1e-5,
+        reduction="mean",
+        max_gradient_norm=0.5,
+        total_steps=150_000,
+        evaluation_games=0,
+        video=False,
+        plain=True,
+        run_dir=str(tmp_path / "run"),
+    )
+    low, high = evaluate(config.train(), games=512)["summary"]["interval"]
+    if core == "feedforward":
+        assert high < 0.35  # chance is 0.25
+    else:
+        assert low > 0.9
