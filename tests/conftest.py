@@ -13,6 +13,14 @@ import pytest
 import torch
 
 KERNELS = Path(__file__).parent / "kernels"
+GPU = Path(__file__).parent / "cuda"
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """``pytest -m gpu`` needs torch, numba and pytest alone: other folders' tests import more."""
+    if config.option.markexpr != "gpu" or collection_path in GPU.parents:
+        return None
+    return None if collection_path.is_relative_to(GPU) else True
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -66,6 +66,35 @@ def test_an_op_that_disagrees_is_not_timed(wrong, monkeypatch, tmp_path, capsys)
         assert f"refused to time {problem}" in said
 
 
+def test_one_that_fails_does_not_hide_the_others(monkeypatch, tmp_path):
+    def out_of_memory(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 8 GiB.\nMore words.")
+
+    monkeypatch.setitem(kernels.OPS, "fast_rnn", OPS["fast_rnn"]._replace(run=out_of_memory))
+    file = tmp_path / "kernels.json"
+    with pytest.raises(SystemExit) as stop:
+        bench_kernels(quick=True, ops=("fast_rnn", "fast_weight"), json=file)
+    assert stop.value.code == 1
+    result = json.loads(file.read_text())
+    assert [case["op"] for case in result["results"]] == ["fast_weight"] * 2
+    assert len(result["refused"]) == 2
+    assert result["refused"][0].startswith("fast_rnn at T, B, H, D = (1, 2, 2, 8): CUDA out of m")
+    assert "More words" not in result["refused"][0]
+
+
+def test_what_has_been_timed_is_kept(monkeypatch, tmp_path):
+    """Where the run is cut short."""
+
+    def cut(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(kernels.OPS, "fast_rnn", OPS["fast_rnn"]._replace(run=cut))
+    file = tmp_path / "kernels.json"
+    with pytest.raises(KeyboardInterrupt):
+        bench_kernels(quick=True, ops=("fast_weight", "fast_rnn"), json=file)
+    assert [case["op"] for case in json.loads(file.read_text())["results"]] == ["fast_weight"] * 2
+
+
 def test_what_cannot_run_is_named():
     with pytest.raises(ConfigError, match=r"unknown op 'fast_weigth'. Did you mean 'fast_weight'"):
         bench_kernels(ops=("fast_weigth",))

@@ -1,8 +1,9 @@
 """The CUDA kernels on a GPU, against the reference in float64 on the CPU.
 
-torch, numba and pytest are all it needs: ``python -m pytest -m gpu tests/cuda``.
+torch, numba and pytest are all it needs: ``python -m pytest -m gpu``.
 """
 
+import contextlib
 import itertools
 import os
 import shutil
@@ -29,12 +30,18 @@ BFLOAT16 = {"outputs": 0.02, "gradients": 0.03}
 
 @pytest.fixture(scope="module", autouse=True)
 def _compiled(request):
-    """All kernels are in the user's cache: compiled on all cores at once."""
+    """All kernels are in the user's cache: compiled on all cores at once. One that does not compile
+    fails in the tests that launch it, not here for all of them."""
     architecture = "sm_{}{}".format(*torch.cuda.get_device_capability())
     kernels = [kernel for case in request.config.cuda_cases for kernel in case.cuda.kernels()]
+
+    def compiled(kernel, scalar):
+        with contextlib.suppress(BackendError):
+            nvrtc.cubin(kernel, scalar, architecture)
+
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for scalar in nvrtc.SCALARS.values():
-            list(pool.map(lambda x, scalar=scalar: nvrtc.cubin(x, scalar, architecture), kernels))
+            list(pool.map(lambda x, scalar=scalar: compiled(x, scalar), kernels))
 
 
 def _first_variant(case):
