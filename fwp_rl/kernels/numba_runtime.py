@@ -9,9 +9,10 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import numba
+import numpy as np
 import torch
 from numba import types
-from numba.extending import intrinsic
+from numba.extending import intrinsic, overload
 from torch import Tensor
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "compiled",
     "compiled_parallel",
     "contiguous",
+    "exp",
     "launch",
     "threading_layer",
 ]
@@ -105,6 +107,40 @@ def _pointer(_: Any, address: Any, like: Any) -> Any:
 def array_at(address: Any, shape: Any, like: Any) -> Any:
     """In a kernel: the array of a shape at an address, of numbers such as ``like``."""
     return numba.carray(_pointer(address, like), shape)  # type: ignore[attr-defined,call-arg]
+
+
+def exp(x: Any) -> Any:
+    """e^x. In a kernel float32 goes through arithmetic alone, so that a loop over it runs in
+    vectors (numba calls libm number by number, several times as slow): within 4e-7 of the truth,
+    relative; 0 below -87.7 and infinite above 88.4, NaN for NaN. float64 is numpy's.
+
+    Cephes' expf: x = n ln 2 + r with |r| <= ln 2 / 2, e^r by a polynomial, 2^n by its bits.
+    """
+    return np.exp(x)
+
+
+def _exp_float32(x: Any) -> Any:
+    f, i = np.float32, np.int32
+    if x == x:
+        x = min(max(x, f(-88)), f(89))  # n = -127 and 128, whose bits are those of 0 and infinity
+    n = np.floor(x * f(1.44269504) + f(0.5))
+    r = x - n * f(0.693147182)
+    p = f(1.9875691500e-4)
+    p = p * r + f(1.3981999507e-3)
+    p = p * r + f(8.3334519073e-3)
+    p = p * r + f(4.1665795894e-2)
+    p = p * r + f(1.6666665459e-1)
+    p = p * r + f(5.0000001201e-1)
+    return (p * r * r + r + f(1)) * i((i(n) + i(127)) << i(23)).view(f)
+
+
+def _exp_float64(x: Any) -> Any:
+    return np.exp(x)
+
+
+@overload(exp, jit_options={"fastmath": {"contract"}, "error_model": "numpy"})
+def _exp(x: Any) -> Any:
+    return _exp_float32 if x == types.float32 else _exp_float64
 
 
 def threading_layer() -> str:

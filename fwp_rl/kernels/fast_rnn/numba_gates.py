@@ -37,7 +37,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fwp_rl.kernels.numba_runtime import compiled, compiled_parallel, launch
+from fwp_rl.kernels.numba_runtime import compiled, compiled_parallel, exp, launch
 
 __all__ = ["backward_gates", "forward_gates"]
 
@@ -86,7 +86,7 @@ def _softmax(x, y):
         peak = max(peak, x[j])
     total = x.dtype.type(0)
     for j in range(x.size):
-        y[j] = np.exp(x[j] - peak)
+        y[j] = exp(x[j] - peak)
         total += y[j]
     for j in range(x.size):
         y[j] /= total
@@ -103,7 +103,7 @@ def _softmax_adjoint(y, dy, dx):
 def _sigmoid(x):
     one = x.dtype.type(1)
     for j in range(x.size):
-        x[j] = one / (one + np.exp(-x[j]))
+        x[j] = one / (one + exp(-x[j]))
 
 
 @compiled

@@ -37,7 +37,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fwp_rl.kernels.numba_runtime import compiled, compiled_parallel, launch
+from fwp_rl.kernels.numba_runtime import compiled, compiled_parallel, exp, launch
 
 __all__ = ["backward", "forward"]
 
@@ -97,7 +97,7 @@ def _softmax(x, y):
         peak = max(peak, x[j])
     total = x.dtype.type(0)
     for j in range(x.size):
-        y[j] = np.exp(x[j] - peak)
+        y[j] = exp(x[j] - peak)
         total += y[j]
     for j in range(x.size):
         y[j] /= total
@@ -181,7 +181,7 @@ def _forward_head(b, h, W, initial, s, reset, y, final, saved):
         for j in range(K):
             d[j] = qt[j] - kt[j]
         for g in range(4):
-            bt[g] = one / (one + np.exp(-r[rows[3] + g]))
+            bt[g] = one / (one + exp(-r[rows[3] + g]))
         for g in range(4):
             block = slice(rows[g], rows[g + 1])
             Wg, dW, et = W[g][h], final[g][b, h], e[t, b, h][block]
