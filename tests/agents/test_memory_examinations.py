@@ -33,23 +33,27 @@ class Examination:
     flags: tuple[str, ...]
     runs: tuple[tuple[str, int], ...]
     """Core and seed."""
+    no_memory_below: float
+    """Bound on the 95 % interval of feedforward's success. The task leaks: the longer it trains,
+    the more it finds (docs/benchmarks/minigrid_memory.md)."""
 
 
 PPO = Examination(
     title="PPO",
     preset="minigrid_memory",
-    # later even no memory learns a little: see docs/benchmarks/minigrid_memory.md
     flags=("--total-steps=500_000",),
     runs=(
         *(("delta_net", 1), ("delta_net", 2), ("delta_net", 3)),
         *(("lstm", 1), ("feedforward", 1)),
     ),
+    no_memory_below=0.65,
 )
 IMPALA = Examination(
     title="IMPALA",
     preset="impala_minigrid_memory",
     flags=("--actors.kind=inline",),  # a run on one core, the same each time
     runs=(("delta_net", 1), ("delta_net", 2), ("delta_net", 3), ("feedforward", 1)),
+    no_memory_below=0.85,
 )
 
 
@@ -99,4 +103,4 @@ def test_only_a_memory_solves_minigrid_memory(examination: Examination, tmp_path
     ]
     (folder / f"{name}.json").write_text(json.dumps(rows, indent=1) + "\n")
     assert sum(success["delta_net", seed]["rate"] >= 0.95 for seed in (1, 2, 3)) >= 2
-    assert success["feedforward", 1]["interval"][1] < 0.65
+    assert success["feedforward", 1]["interval"][1] < examination.no_memory_below
