@@ -115,6 +115,7 @@ def exp(x: Any) -> Any:
     relative; 0 below -87.7 and infinite above 88.4, NaN for NaN. float64 is numpy's.
 
     Cephes' expf: x = n ln 2 + r with |r| <= ln 2 / 2, e^r by a polynomial, 2^n by its bits.
+    numba's cache of a kernel in another file does not see a change of it: touch that file too.
     """
     return np.exp(x)
 
