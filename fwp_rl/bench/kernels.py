@@ -455,13 +455,6 @@ def _circumstances(device: str) -> dict[str, Any]:
     """Where and with what the figures were measured."""
     import numba
 
-    git = subprocess.run(
-        ["git", "rev-parse", "HEAD"],
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
     return {
         "machine": {
             "device": torch.cuda.get_device_name() if device == "cuda" else _processor(),
@@ -475,9 +468,21 @@ def _circumstances(device: str) -> dict[str, Any]:
             "numba": numba.__version__,
             "cuda": torch.version.cuda,
         },
-        "commit": git.stdout.strip() or None,
+        "commit": _commit(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def _commit() -> str | None:
+    """The checkout's commit; None where there is no repository, or no git to ask."""
+    command = ["git", "rev-parse", "HEAD"]
+    try:
+        git = subprocess.run(
+            command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False
+        )
+    except OSError:  # a bare container has no git
+        return None
+    return git.stdout.strip() or None
 
 
 def _processor() -> str:

@@ -95,24 +95,35 @@ def _load(
     kernel: Kernel, dtype: torch.dtype, device: int, stream: int
 ) -> tuple[ctypes.c_void_p, ctypes.c_void_p]:
     """Compile or read a kernel, load it on a device: the device's context, the function."""
-    cuda = driver()
+    # A thread that torch made, autograd's for one, has no current context before its first call of
+    # the CUDA runtime, and without one the driver knows no stream: the context comes first.
+    cuda, context = driver(), ctypes.c_void_p()
+    _check(cuda.cuDevicePrimaryCtxRetain(ctypes.byref(context), device), "cuDevicePrimaryCtxRetain")
+    _check(cuda.cuCtxPushCurrent_v2(context), "cuCtxPushCurrent")
+    try:
+        _refuse_capture(kernel, stream)
+        with _loading:
+            if (kernel, dtype, device) not in _functions:
+                function = _load_anew(kernel, SCALARS[dtype], device)
+                _functions[kernel, dtype, device] = context, function
+            return _functions[kernel, dtype, device]
+    finally:
+        cuda.cuCtxPopCurrent_v2(ctypes.byref(ctypes.c_void_p()))
+
+
+def _refuse_capture(kernel: Kernel, stream: int) -> None:
     capturing = ctypes.c_int()
-    _check(cuda.cuStreamIsCapturing(stream, ctypes.byref(capturing)), "cuStreamIsCapturing")
+    _check(driver().cuStreamIsCapturing(stream, ctypes.byref(capturing)), "cuStreamIsCapturing")
     if capturing.value:
         raise BackendError(
             f"{kernel.name} is used for the first time while a CUDA graph is captured, and cannot "
             "be loaded then; call the op once with these sizes before the capture"
         )
-    with _loading:
-        if (kernel, dtype, device) not in _functions:
-            _functions[kernel, dtype, device] = _load_anew(kernel, SCALARS[dtype], device)
-        return _functions[kernel, dtype, device]
 
 
-def _load_anew(kernel: Kernel, scalar: str, device: int) -> tuple[ctypes.c_void_p, ctypes.c_void_p]:
+def _load_anew(kernel: Kernel, scalar: str, device: int) -> ctypes.c_void_p:
     cuda = driver()
-    context, module, function = ctypes.c_void_p(), ctypes.c_void_p(), ctypes.c_void_p()
-    _check(cuda.cuDevicePrimaryCtxRetain(ctypes.byref(context), device), "cuDevicePrimaryCtxRetain")
+    module, function = ctypes.c_void_p(), ctypes.c_void_p()
     major = _attribute(CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, device)
     minor = _attribute(CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR, device)
     limit = _attribute(CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN, device)
@@ -122,22 +133,18 @@ def _load_anew(kernel: Kernel, scalar: str, device: int) -> tuple[ctypes.c_void_
             f"block, this GPU has {limit}"
         )
     made = cubin(kernel, scalar, f"sm_{major}{minor}")
-    _check(cuda.cuCtxPushCurrent_v2(context), "cuCtxPushCurrent")
-    try:
-        _check(cuda.cuModuleLoadData(ctypes.byref(module), made.code), f"loading {kernel.name}")
-        _check(
-            cuda.cuModuleGetFunction(ctypes.byref(function), module, made.symbol.encode()),
-            f"finding {kernel.name}",
-        )
-        _check(
-            cuda.cuFuncSetAttribute(
-                function, CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, 4 * kernel.shared
-            ),
-            f"shared memory for {kernel.name}",
-        )
-    finally:
-        cuda.cuCtxPopCurrent_v2(ctypes.byref(ctypes.c_void_p()))
-    return context, function
+    _check(cuda.cuModuleLoadData(ctypes.byref(module), made.code), f"loading {kernel.name}")
+    _check(
+        cuda.cuModuleGetFunction(ctypes.byref(function), module, made.symbol.encode()),
+        f"finding {kernel.name}",
+    )
+    _check(
+        cuda.cuFuncSetAttribute(
+            function, CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, 4 * kernel.shared
+        ),
+        f"shared memory for {kernel.name}",
+    )
+    return function
 
 
 def _attribute(attribute: int, device: int) -> int:

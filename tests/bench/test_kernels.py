@@ -1,6 +1,7 @@
 """``fwp-rl bench kernels`` on tiny shapes: what it writes, what it refuses, what it needs."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -119,9 +120,14 @@ runpy.run_module("fwp_rl.bench.kernels", run_name="__main__")
 """
 
 
-def test_torch_and_numba_are_all_it_needs():
+def test_torch_and_numba_are_all_it_needs(tmp_path):
+    """No git either: a bare container has none."""
     result = subprocess.run(
-        [sys.executable, "-c", NEEDS_LITTLE], capture_output=True, text=True, check=False
+        [sys.executable, "-c", NEEDS_LITTLE],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"PATH": str(tmp_path)},
     )
     assert result.returncode == 0, result.stderr
     assert result.stdout.count("| fast_weight |") == 2

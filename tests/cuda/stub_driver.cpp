@@ -7,6 +7,8 @@ static std::string calls;
 static unsigned char packed[64 * 8];
 static size_t fields;
 static int failing_launch, capturing, shared_limit = 101376;
+static thread_local int contexts;  // pushed by this thread; the driver keeps a stack for each too
+constexpr int NO_CONTEXT = 201;    // CUDA_ERROR_INVALID_CONTEXT
 
 template <class... Values> static int note(const char* format, Values... values) {
   char line[256];
@@ -37,15 +39,22 @@ int cuDeviceGetAttribute(int* value, int attribute, int) {
   return 0;
 }
 int cuStreamIsCapturing(void*, int* status) {
+  if (contexts == 0) return NO_CONTEXT;
   *status = capturing;
   return 0;
 }
-int cuCtxPushCurrent_v2(void* context) { return note("push %p", context); }
+int cuCtxPushCurrent_v2(void* context) {
+  ++contexts;
+  return note("push %p", context);
+}
 int cuCtxPopCurrent_v2(void** context) {
+  if (contexts == 0) return NO_CONTEXT;
+  --contexts;
   *context = nullptr;
   return note("pop");
 }
 int cuModuleLoadData(void** module, const char* image) {
+  if (contexts == 0) return NO_CONTEXT;
   *module = reinterpret_cast<void*>(0x7fff00000200);
   return note("load %.3s", image + 1);
 }
@@ -63,6 +72,7 @@ int cuGetErrorName(int status, const char** name) {
 int cuLaunchKernel(void* function, unsigned x, unsigned y, unsigned z, unsigned threads,
                    unsigned threads_y, unsigned threads_z, unsigned shared, void* stream,
                    void** arguments, void** extra) {
+  if (contexts == 0) return NO_CONTEXT;
   note("launch %p grid %u %u %u block %u %u %u shared %u stream %p%s", function, x, y, z, threads,
        threads_y, threads_z, shared, stream, extra ? " extra" : "");
   std::memcpy(packed, arguments[0], 8 * fields);
