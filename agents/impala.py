@@ -22,15 +22,15 @@ from torch import Tensor
 
 from fwp_rl.config import ConfigError, Range
 from fwp_rl.cores import recording
-from fwp_rl.finishing import finish_run
+from fwp_rl.experiment import finish_run
+from fwp_rl.machine import cpu_threads
 from fwp_rl.models.categorical import entropy, kl_divergence, log_prob
 from fwp_rl.models.policy import Policy
+from fwp_rl.rl.actors import Actors, ActorsConfig, Batch
 from fwp_rl.rl.losses import explained_variance, masked_mean, masked_sum
 from fwp_rl.rl.replay import core_metrics, replay
 from fwp_rl.rl.returns import v_trace
-from fwp_rl.training.actors import Actors, ActorsConfig, Batch
-from fwp_rl.training.config import AGENTS, TrainConfig
-from fwp_rl.training.cpu_threads import cpu_threads
+from fwp_rl.runs.config import AGENTS, TrainConfig
 from fwp_rl.training.optim import clip_gradients, linear_to_zero, set_learning_rate
 from fwp_rl.training.session import TrainingSession
 from fwp_rl.types import Rollout

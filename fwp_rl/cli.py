@@ -40,8 +40,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args[0] not in COMMANDS:
         _fail(f"unknown command {args[0]!r}. {suggestion(args[0], COMMANDS)}\n\n{_usage()}", 2)
     from fwp_rl.kernels.dispatch import BackendError
-    from fwp_rl.training.files import CheckpointError
-    from fwp_rl.training.run import RunError
+    from fwp_rl.runs.directory import RunError
+    from fwp_rl.runs.files import CheckpointError
 
     try:
         COMMANDS[args[0]][0](args[1:])
@@ -88,9 +88,9 @@ fwp-rl train PRESET --help lists every flag with the preset's values.
 
 def _train(args: list[str]) -> None:
     from fwp_rl import agents  # fills the registry of agents
-    from fwp_rl.training.flags import apply_flags
-    from fwp_rl.training.presets import preset_names
-    from fwp_rl.training.run import RunDirectory
+    from fwp_rl.runs.directory import RunDirectory
+    from fwp_rl.runs.flags import apply_flags
+    from fwp_rl.runs.presets import preset_names
 
     resume = None
     for position, arg in enumerate(args):

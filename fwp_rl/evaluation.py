@@ -21,16 +21,16 @@ from rich.table import Table
 import fwp_rl
 from fwp_rl.envs import Game, VectorEnv
 from fwp_rl.envs.atari import protocol_in_words
-from fwp_rl.reports.atari_scores import human_normalized
+from fwp_rl.envs.atari.scores import human_normalized
+from fwp_rl.machine import choose_device
 from fwp_rl.rl.collector import Actor
-from fwp_rl.training.checkpoint import best
-from fwp_rl.training.config import choose_device
-from fwp_rl.training.files import write_json
-from fwp_rl.training.policy_folder import SavedPolicy, load_saved
-from fwp_rl.training.presets import config_to_dict
-from fwp_rl.training.progress import Progress
-from fwp_rl.training.run import RunDirectory
-from fwp_rl.training.seeding import derive_seed, env_seeds
+from fwp_rl.runs.checkpoint import best
+from fwp_rl.runs.directory import RunDirectory
+from fwp_rl.runs.files import write_json
+from fwp_rl.runs.policy import SavedPolicy, load_saved
+from fwp_rl.runs.presets import config_to_dict
+from fwp_rl.runs.seeding import derive_seed, env_seeds
+from fwp_rl.terminal import Progress
 
 __all__ = [
     "checkpoint_label",

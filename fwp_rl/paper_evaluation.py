@@ -23,10 +23,10 @@ from fwp_rl.config import ConfigError
 from fwp_rl.envs import EnvConfig
 from fwp_rl.envs.atari import PROTOCOLS, AtariConfig
 from fwp_rl.evaluation import checkpoint_label, make_actor, open_policy, write_result
+from fwp_rl.machine import choose_device
 from fwp_rl.rl.collector import Actor
-from fwp_rl.training.config import choose_device
-from fwp_rl.training.progress import Progress
-from fwp_rl.training.seeding import env_seeds
+from fwp_rl.runs.seeding import env_seeds
+from fwp_rl.terminal import Progress
 
 __all__ = ["EPISODES", "MAX_FRAMES", "RUNS", "evaluate_paper", "paper_table"]
 

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from fwp_rl import agents, finishing
+from fwp_rl import agents, experiment
 from fwp_rl.envs.atari import AtariConfig, describe_protocol
 from fwp_rl.evaluation import evaluation_table
-from fwp_rl.finishing import finish_run
+from fwp_rl.experiment import finish_run
 
 RESULT: dict[str, Any] = {
     "protocol": {"games": 2, "actions": "sampled", "checkpoint": "last"},
@@ -63,7 +63,7 @@ def test_a_picture_that_fails_does_not_fail_a_finished_training(
         raise ValueError("operands could not be broadcast")
 
     for name in ("learning_curve", "record_video"):
-        monkeypatch.setattr(finishing, name, fail)
+        monkeypatch.setattr(experiment, name, fail)
     finish_run(tmp_path, replace(agents.load_preset("quickstart"), evaluation_games=0))
     said = capsys.readouterr().out
     assert "No learning curve: ValueError: operands could not be broadcast" in said

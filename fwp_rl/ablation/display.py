@@ -12,7 +12,7 @@ from rich.text import Text
 
 from fwp_rl.ablation.folder import CellProgress
 from fwp_rl.ablation.grid import Cell
-from fwp_rl.training.progress import format_count, format_seconds
+from fwp_rl.terminal import format_count, format_seconds
 
 __all__ = ["Display", "Row"]
 

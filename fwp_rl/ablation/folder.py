@@ -25,9 +25,9 @@ from filelock import FileLock, Timeout
 
 from fwp_rl.ablation.grid import Cell, Grid, cell_fields
 from fwp_rl.config import ConfigError
-from fwp_rl.training.files import parse_json, write_file, write_json
-from fwp_rl.training.presets import config_to_dict, load_preset
-from fwp_rl.training.run import RunDirectory, RunError
+from fwp_rl.runs.directory import RunDirectory, RunError
+from fwp_rl.runs.files import parse_json, write_file, write_json
+from fwp_rl.runs.presets import config_to_dict, load_preset
 
 __all__ = ["AblationFolder", "CellProgress", "CellState"]
 

@@ -28,8 +28,8 @@ from fwp_rl.config import ConfigError
 from fwp_rl.models.policy import Policy
 from fwp_rl.registry import suggestion
 from fwp_rl.resources import configs_dir
-from fwp_rl.training.config import TrainConfig
-from fwp_rl.training.presets import config_from_dict, config_to_dict, preset_path, read_yaml
+from fwp_rl.runs.config import TrainConfig
+from fwp_rl.runs.presets import config_from_dict, config_to_dict, preset_path, read_yaml
 
 __all__ = ["Cell", "Grid", "expand", "grid_names", "load_grid"]
 

@@ -9,7 +9,7 @@ from fwp_rl.ablation.estimate import guessed_seconds, remaining_seconds, steps_p
 from fwp_rl.ablation.folder import AblationFolder
 from fwp_rl.ablation.grid import Cell, Grid
 from fwp_rl.envs.atari import AtariConfig
-from fwp_rl.training.progress import format_seconds
+from fwp_rl.terminal import format_seconds
 
 __all__ = ["print_plan"]
 

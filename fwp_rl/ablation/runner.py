@@ -18,7 +18,7 @@ from fwp_rl.ablation.display import Display, Row
 from fwp_rl.ablation.estimate import remaining_seconds
 from fwp_rl.ablation.folder import AblationFolder, CellProgress
 from fwp_rl.ablation.grid import Cell, Grid
-from fwp_rl.training.signals import StopRequest
+from fwp_rl.runs.signals import StopRequest
 
 __all__ = ["run_grid", "worker_environment"]
 

@@ -43,9 +43,9 @@ from fwp_rl.kernels import (
     recurrent_delta,
     srwm,
 )
+from fwp_rl.machine import keep_freed_memory
 from fwp_rl.registry import suggestion
-from fwp_rl.training.allocator import keep_freed_memory
-from fwp_rl.training.files import write_json
+from fwp_rl.runs.files import write_json
 
 __all__ = ["OPS", "Op", "bench_kernels", "flat", "make_inputs"]
 

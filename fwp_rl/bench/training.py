@@ -24,12 +24,13 @@ from fwp_rl.agents.ppo import PPOConfig
 from fwp_rl.config import ConfigError
 from fwp_rl.cores import CORES, build_core
 from fwp_rl.envs.atari import AtariConfig
+from fwp_rl.machine import choose_device
 from fwp_rl.models.base import ENCODERS
 from fwp_rl.models.policy import Policy, has_bfloat16
-from fwp_rl.training.config import TrainConfig, choose_device
-from fwp_rl.training.files import write_json
-from fwp_rl.training.loggers import read_metrics
-from fwp_rl.training.presets import load_preset
+from fwp_rl.runs.config import TrainConfig
+from fwp_rl.runs.files import write_json
+from fwp_rl.runs.metrics import read_metrics
+from fwp_rl.runs.presets import load_preset
 from fwp_rl.types import State
 
 __all__ = ["bench_training"]

@@ -39,7 +39,7 @@ from fwp_rl.reports.statistics import (
     why_no_interval,
 )
 from fwp_rl.reports.tables import Table
-from fwp_rl.training.files import write_file
+from fwp_rl.runs.files import write_file
 
 __all__ = ["write_report"]
 

@@ -13,11 +13,11 @@ from typing import Any
 
 from fwp_rl.config import ConfigError
 from fwp_rl.cores import CORES
-from fwp_rl.training.config import TrainConfig
-from fwp_rl.training.files import parse_json
-from fwp_rl.training.loggers import read_metrics
-from fwp_rl.training.presets import config_to_dict, load_preset
-from fwp_rl.training.run import RunDirectory
+from fwp_rl.runs.config import TrainConfig
+from fwp_rl.runs.directory import RunDirectory
+from fwp_rl.runs.files import parse_json
+from fwp_rl.runs.metrics import read_metrics
+from fwp_rl.runs.presets import config_to_dict, load_preset
 
 __all__ = ["Record", "Records", "flat_config", "read_records"]
 

@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from fwp_rl.envs import EnvConfig
 from fwp_rl.envs.atari import AtariConfig
-from fwp_rl.reports.atari_scores import SCORES
+from fwp_rl.envs.atari.scores import SCORES
 
 __all__ = [
     "MIN_RUNS",

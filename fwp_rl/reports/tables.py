@@ -9,11 +9,11 @@ from typing import Any
 
 from fwp_rl.cores.cost import cost
 from fwp_rl.envs.atari import AtariConfig, protocol_in_words
+from fwp_rl.envs.atari.scores import PUBLISHED, Published
 from fwp_rl.models.policy import Policy
-from fwp_rl.reports.atari_scores import PUBLISHED, Published
 from fwp_rl.reports.records import Record, Records, flat_config
 from fwp_rl.reports.statistics import normalized_score
-from fwp_rl.training.progress import format_seconds
+from fwp_rl.terminal import format_seconds
 
 __all__ = ["Cell", "Table", "costs", "differences", "published", "relative", "runs", "scores"]
 __all__ += ["what_was_run"]

@@ -17,19 +17,19 @@ from torch import nn
 
 from fwp_rl.cores import CORES
 from fwp_rl.envs import Game
+from fwp_rl.machine import choose_device, keep_freed_memory
 from fwp_rl.models.policy import Policy
 from fwp_rl.rl.collector import Stopwatch
-from fwp_rl.training.allocator import keep_freed_memory
-from fwp_rl.training.checkpoint import newest_good, save_checkpoint
-from fwp_rl.training.config import AGENTS, TrainConfig, choose_device
-from fwp_rl.training.loggers import MetricsLogger
-from fwp_rl.training.policy_folder import save_policy
-from fwp_rl.training.presets import config_to_dict, load_preset
-from fwp_rl.training.progress import Progress
-from fwp_rl.training.run import RunDirectory, RunError, RunState, default_run_name
-from fwp_rl.training.seeding import derive_seed, env_seeds, seed_everything
-from fwp_rl.training.signals import StopRequest
-from fwp_rl.training.views import check_logger
+from fwp_rl.runs.checkpoint import newest_good, save_checkpoint
+from fwp_rl.runs.config import AGENTS, TrainConfig
+from fwp_rl.runs.directory import RunDirectory, RunError, RunState, default_run_name
+from fwp_rl.runs.metrics import MetricsLogger
+from fwp_rl.runs.policy import save_policy
+from fwp_rl.runs.presets import config_to_dict, load_preset
+from fwp_rl.runs.seeding import derive_seed, env_seeds, seed_everything
+from fwp_rl.runs.signals import StopRequest
+from fwp_rl.runs.views import check_logger
+from fwp_rl.terminal import Progress
 
 __all__ = ["RESUME_MAY_CHANGE", "TrainingSession"]
 

@@ -11,8 +11,8 @@ from fwp_rl import agents  # noqa: F401  # fills the registry of agents
 from fwp_rl.ablation.estimate import guessed_seconds, remaining_seconds, steps_per_second
 from fwp_rl.ablation.folder import AblationFolder, CellProgress
 from fwp_rl.ablation.grid import load_grid
-from fwp_rl.training.presets import config_to_dict
-from fwp_rl.training.run import RunError
+from fwp_rl.runs.directory import RunError
+from fwp_rl.runs.presets import config_to_dict
 
 GRID = {
     "preset": "recall",

@@ -22,10 +22,10 @@ from fwp_rl.envs.toy import RecallConfig, ScriptedConfig, ScriptedEpisode
 from fwp_rl.evaluation import evaluate
 from fwp_rl.models.encoders import MLPConfig
 from fwp_rl.models.policy import Policy
+from fwp_rl.rl.actors import ActorsConfig
 from fwp_rl.rl.collector import Actor, Collector
 from fwp_rl.rl.replay import replay
-from fwp_rl.training.actors import ActorsConfig
-from fwp_rl.training.loggers import read_metrics
+from fwp_rl.runs.metrics import read_metrics
 from fwp_rl.types import Rollout
 
 SMALL = IMPALAConfig(

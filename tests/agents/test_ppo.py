@@ -25,9 +25,9 @@ from fwp_rl.evaluation import evaluate
 from fwp_rl.models.encoders import MLPConfig
 from fwp_rl.models.policy import Policy
 from fwp_rl.rl.collector import Actor, Collector
-from fwp_rl.training.checkpoint import load_checkpoint
-from fwp_rl.training.loggers import read_metrics
-from fwp_rl.training.run import RunError
+from fwp_rl.runs.checkpoint import load_checkpoint
+from fwp_rl.runs.directory import RunError
+from fwp_rl.runs.metrics import read_metrics
 from fwp_rl.types import Rollout
 
 SMALL = PPOConfig(

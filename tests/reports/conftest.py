@@ -14,8 +14,8 @@ from fwp_rl.cores import CORES
 from fwp_rl.envs.atari import AtariConfig, describe_protocol
 from fwp_rl.envs.classic import ClassicConfig
 from fwp_rl.models.encoders import MLPConfig, NatureCNNConfig
-from fwp_rl.training.presets import config_to_dict
-from fwp_rl.training.run import RunDirectory
+from fwp_rl.runs.directory import RunDirectory
+from fwp_rl.runs.presets import config_to_dict
 
 MakeRun = Callable[..., Path]
 
