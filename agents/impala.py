@@ -22,7 +22,6 @@ from torch import Tensor
 
 from fwp_rl.config import ConfigError, Range
 from fwp_rl.cores import recording
-from fwp_rl.experiment import finish_run
 from fwp_rl.machine import cpu_threads
 from fwp_rl.models.categorical import entropy, kl_divergence, log_prob
 from fwp_rl.models.policy import Policy
@@ -105,7 +104,7 @@ class IMPALAConfig(TrainConfig):
 
 
 def train(config: IMPALAConfig, *, resume: Path | None = None) -> Path:
-    """Train to ``config.total_steps``, then evaluate; returns the run directory.
+    """Train to ``config.total_steps``; returns the run directory.
 
     ``resume`` continues that run directory from its newest good checkpoint. Ctrl-C and SIGTERM
     save a checkpoint before they take effect, and so does an actor that fails.
@@ -154,7 +153,6 @@ def train(config: IMPALAConfig, *, resume: Path | None = None) -> Path:
             session.log(int(batch.rollout.mask.sum()), batch.games, metrics)
             session.save_if_due(policy, optimizer)
         session.save(policy, optimizer)
-    finish_run(session.path, config)
     return session.path
 
 

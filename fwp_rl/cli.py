@@ -88,6 +88,7 @@ fwp-rl train PRESET --help lists every flag with the preset's values.
 
 def _train(args: list[str]) -> None:
     from fwp_rl import agents  # fills the registry of agents
+    from fwp_rl.experiment import train
     from fwp_rl.runs.directory import RunDirectory
     from fwp_rl.runs.flags import apply_flags
     from fwp_rl.runs.presets import preset_names
@@ -119,7 +120,7 @@ def _train(args: list[str]) -> None:
     config = apply_flags(
         config, args, prog=prog, description="Train an agent; then evaluate, plot and film it."
     )
-    config.train(resume=resume)
+    train(config, resume=resume)
 
 
 def _evaluate(args: list[str]) -> None:

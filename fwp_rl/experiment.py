@@ -1,4 +1,8 @@
-"""What follows training: the learning curve, an evaluation, a film, and these in the log."""
+"""A whole experiment: training, and what follows it, as the config says.
+
+``fwp-rl train``, the workers of an ablation and ``fwp_rl.train`` come through here. An agent's own
+``train`` ends with training.
+"""
 
 import json
 from collections.abc import Callable
@@ -16,11 +20,24 @@ from fwp_rl.runs.config import TrainConfig
 from fwp_rl.runs.policy import load_saved
 from fwp_rl.runs.views import open_view
 
-__all__ = ["finish_run"]
+__all__ = ["finish", "train"]
 
 
-def finish_run(path: Path, config: TrainConfig) -> None:
-    """What follows training: the learning curve, an evaluation and a video, as configured."""
+def train(config: TrainConfig, *, resume: Path | None = None) -> Path:
+    """Train, then evaluate, draw and film as the config says; returns the run directory.
+
+    resume  a run directory to go on with, from its newest good checkpoint
+
+    Ctrl-C and SIGTERM save a checkpoint and end the process's work there: nothing follows. RunError
+    where the run directory cannot be used, CheckpointError where no checkpoint in it can.
+    """
+    path = config.train(resume=resume)
+    finish(path, config)
+    return path
+
+
+def finish(path: Path, config: TrainConfig) -> None:
+    """What follows training: an evaluation, the learning curve, a video, and these in the log."""
     console = Console(markup=False, highlight=False)
     made = [path / "policy"]
     result = None

@@ -45,7 +45,7 @@ class TrainConfig(PolicyConfig):
     """Print plain lines instead of the live display, as is always done outside a terminal."""
 
     def train(self, *, resume: Path | None = None) -> Path:
-        """Train, and return the run directory."""
+        """Train, as ``fwp_rl.train`` does before all else; returns the run directory."""
         raise NotImplementedError
 
 

@@ -172,7 +172,7 @@ def test_a_run_leaves_what_comes_after_it_needs(tmp_path: Path) -> None:
         assert np.isfinite(rows[-1][name]), name
     assert max(row["policy/ratio_deviation"] for row in rows) < 1e-4
     assert json.loads((run / "status.json").read_text())["state"] == "finished"
-    assert len(list((run / "evaluations").glob("*.json"))) == 1
+    assert not (run / "evaluations").exists()  # training ends with training
     assert list(run.glob("events.*"))
     policy = fwp_rl.load_policy(run / "policy")
     checkpoint = sorted((run / "checkpoints").iterdir())[-1]
