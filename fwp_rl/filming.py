@@ -29,7 +29,7 @@ def record_video(
     greedy: bool = False,
     checkpoint: Literal["last", "best"] = "last",
     seed: int = 0,
-    device: Literal["auto", "cpu", "cuda"] = "auto",
+    device: str = "auto",
     games: int = 1,
     max_seconds: float = 120.0,
     memory: bool = True,

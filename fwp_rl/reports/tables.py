@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fwp_rl.cores.cost import cost
-from fwp_rl.envs.atari import AtariConfig, protocol_in_words
+from fwp_rl.envs.atari import protocol_in_words
 from fwp_rl.envs.atari.scores import PUBLISHED, Published
 from fwp_rl.models.policy import Policy
 from fwp_rl.reports.records import Record, Records, flat_config
@@ -156,11 +156,11 @@ def published(records: Records) -> Table | None:
     was evaluated by it."""
     rows = []
     for run in records.runs:
-        if run.paper is None or not isinstance(run.config.env, AtariConfig):
+        if run.paper is None:
             continue
         summary = run.paper["summary"]
-        game = run.config.env.game
-        theirs: list[Published | None] = [entry for entry in PUBLISHED if entry.game == game]
+        task = run.config.env.spec().name
+        theirs: list[Published | None] = [entry for entry in PUBLISHED if entry.task == task]
         ours = f"{summary['mean']:.1f} ± {summary['std_of_run_means']:.1f}"
         for entry in theirs or [None]:
             rows.append(

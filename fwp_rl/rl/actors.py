@@ -11,7 +11,6 @@ when one is needed: the same batches from run to run, bit for bit.
 """
 
 import copy
-import os
 import queue
 import threading
 import time
@@ -26,6 +25,7 @@ from torch import Tensor
 
 from fwp_rl.config import ConfigError, Range, check_ranges
 from fwp_rl.envs import EnvConfig, Game, VectorEnv
+from fwp_rl.machine import check_device_name, choose_device, usable_cores
 from fwp_rl.models.policy import Policy
 from fwp_rl.rl.collector import Actor, Collector, Stopwatch, empty_rollout
 from fwp_rl.rl.replay import copy_columns
@@ -55,12 +55,11 @@ class ActorsConfig:
 
     def __post_init__(self) -> None:
         check_ranges(self)
-        if self.device != "auto":
-            choose_actor_device(self.device)
+        check_device_name(self.device)
 
     def resolve_device(self, learner: torch.device) -> torch.device:
         """The device to act on beside a learner's."""
-        return learner if self.device == "auto" else choose_actor_device(self.device)
+        return learner if self.device == "auto" else choose_device(self.device)
 
     def cores_left(self, learner: torch.device) -> int:
         """The CPU cores that a learner has for itself, one at least."""
@@ -68,21 +67,6 @@ class ActorsConfig:
         if self.kind == "threads" and self.resolve_device(learner).type == "cpu":
             cores -= self.count * self.cpu_threads
         return max(1, cores)
-
-
-def choose_actor_device(name: str) -> torch.device:
-    """The device of that name, or a ConfigError where it is none or is not here."""
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        device = torch.device("meta")
-    if device.type not in ("cpu", "cuda"):
-        raise ConfigError(f"device: got {name!r}, expected auto, cpu, cuda or cuda:N")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ConfigError(
-            f"device: got {name!r}, but torch finds {torch.cuda.device_count()} CUDA devices here"
-        )
-    return device
 
 
 @dataclass(kw_only=True, slots=True)
@@ -133,7 +117,7 @@ class Actors:
         self._assembly = _Assembly(policy, unroll_length, batch_size)
         columns = len(seeds) // config.count
         # pools beside each other share the cores
-        threads = max(1, (os.cpu_count() or 1) // config.count)
+        threads = max(1, usable_cores() // config.count)
         with ExitStack() as made:
             players = []
             for index, generator in enumerate(generators):

@@ -2,11 +2,12 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from fwp_rl.config import Range
 from fwp_rl.envs import EnvConfig
 from fwp_rl.envs.atari import AtariConfig
+from fwp_rl.machine import check_device_name
 from fwp_rl.models.policy import PolicyConfig
 from fwp_rl.registry import Registry
 from fwp_rl.runs.views import LoggerName
@@ -26,8 +27,8 @@ class TrainConfig(PolicyConfig):
     """Environment steps to train for. The steps that an environment ignores do not count."""
     seed: Annotated[int, Range(0, 2**31 - 1)] = 1
     """Seed of the run. Environment seeds are hashed from it, so runs 1 and 2 share none."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where the policy lives; auto takes a CUDA device when there is one."""
+    device: str = "auto"
+    """Where the policy lives: cpu, cuda or cuda:N; auto takes a CUDA device when there is one."""
     run_dir: str | None = None
     """Folder to write; by default a new one under runs/, named after what is trained."""
     checkpoint_minutes: Annotated[float, Range(0, above=True)] = 5.0
@@ -43,6 +44,10 @@ class TrainConfig(PolicyConfig):
     """Where to look at the metrics besides metrics.jsonl; wandb needs the extra of that name."""
     plain: bool = False
     """Print plain lines instead of the live display, as is always done outside a terminal."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_device_name(self.device)
 
     def train(self, *, resume: Path | None = None) -> Path:
         """Train, as ``fwp_rl.train`` does before all else; returns the run directory."""

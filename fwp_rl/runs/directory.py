@@ -11,21 +11,20 @@ runs/<name>/
 """
 
 import os
-import platform
 import re
 import socket
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 import yaml
 from filelock import FileLock, Timeout
 
+from fwp_rl.machine import facts
 from fwp_rl.runs.files import parse_json, write_file, write_json
 
 __all__ = ["RunDirectory", "RunError", "RunState", "default_run_name"]
@@ -125,7 +124,9 @@ class RunDirectory:
         """Write config.yaml; from here on the directory counts as a run."""
         write_file(self.config, yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
 
-    def write_status(self, state: RunState, *, step: int, total: int) -> None:
+    def write_status(
+        self, state: RunState, *, step: int, total: int, device: torch.device | str = "cpu"
+    ) -> None:
         """Write status.json. ``started`` stays what it was at the first time."""
         now = datetime.now(UTC).isoformat(timespec="seconds")
         status = {
@@ -136,7 +137,7 @@ class RunDirectory:
             "host": socket.gethostname(),
             "started": self.read_status().get("started", now),
             "updated": now,
-            "versions": _versions(),
+            **facts(device),
         }
         write_json(self.status, status)
 
@@ -178,13 +179,3 @@ def _describe_holder(holder: Path) -> str:
         return f"process {known['pid']} on host {known['host']}"
     except (OSError, RuntimeError, KeyError):  # it has only just begun, or is about to end
         return "another process"
-
-
-def _versions() -> dict[str, str]:
-    versions = {"python": sys.version.split()[0], "platform": platform.platform()}
-    for package in ("fwp-rl", "torch", "numpy", "numba", "envpool", "ale-py"):
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return versions

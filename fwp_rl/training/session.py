@@ -135,7 +135,7 @@ class TrainingSession:
             notes += self._restore(policy, optimizer)
         self._owned = True
         self._run.write_config(config_to_dict(self._described_config()))
-        self._run.write_status("running", step=self.step, total=self.config.total_steps)
+        self._write_status("running")
         self._logger = self._cleanup.enter_context(
             MetricsLogger(
                 self.path,
@@ -221,7 +221,7 @@ class TrainingSession:
             score=self._score(),
         )
         self._save_policy(policy)
-        self._directory.write_status("running", step=self.step, total=self.config.total_steps)
+        self._write_status("running")
         self._saved, self._saved_step = time.monotonic(), self.step
 
     def _save_policy(self, policy: Policy) -> None:
@@ -247,7 +247,7 @@ class TrainingSession:
                     state = "stopped"
                 elif error is not None:
                     state = "failed"
-                self._directory.write_status(state, step=self.step, total=self.config.total_steps)
+                self._write_status(state)
         if self._owned and self.stop_requested and error is None:
             print(f"Stopped at step {self.step:,}. Go on with: fwp-rl train --resume {self.path}")
             if self._stop.exit_code == 130:
@@ -259,6 +259,11 @@ class TrainingSession:
         if self._run is None:
             raise RuntimeError("the session has not begun: call begin(policy, optimizer) first")
         return self._run
+
+    def _write_status(self, state: RunState) -> None:
+        self._directory.write_status(
+            state, step=self.step, total=self.config.total_steps, device=self.device
+        )
 
     def _task(self) -> str:
         return self.config.env.spec().name.rpartition("/")[2]

@@ -260,7 +260,7 @@ def test_bad_configs_are_explained() -> None:
     with pytest.raises(ConfigError, match="expected auto, cpu, cuda or cuda:N"):
         ActorsConfig(device="gpu")
     with pytest.raises(ConfigError, match="torch finds"):
-        ActorsConfig(device="cuda:99")
+        ActorsConfig(device="cuda:99").resolve_device(torch.device("cpu"))
     with pytest.raises(ConfigError, match="count: got 0"):
         ActorsConfig(count=0)
     policy = make_policy(SCRIPT)

@@ -37,10 +37,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fwp_rl.config import ConfigError
-from fwp_rl.envs.atari.config import AtariConfig, describe_protocol
+from fwp_rl.envs.atari.rules import AtariSetup
 from fwp_rl.envs.base import EnvStep, check_action
 from fwp_rl.envs.bookkeeping import Books, Lifetime, check_columns, check_render
 from fwp_rl.envs.flicker import Flicker
+from fwp_rl.machine import usable_cores
 
 __all__ = ["AleEnv", "action_names"]
 
@@ -53,7 +54,7 @@ class AleEnv:
 
     def __init__(
         self,
-        config: AtariConfig,
+        setup: AtariSetup,
         num_envs: int,
         seeds: Sequence[int],
         *,
@@ -65,13 +66,13 @@ class AleEnv:
         self._seeds = check_columns(num_envs, seeds, num_threads)
         from ale_py.vector_env import AtariVectorEnv  # a config needs none of it
 
-        self.config = config
-        self.spec = config.spec()
+        self.spec = setup.spec
+        self._setup = setup
         self.num_envs = len(self._seeds)
-        rules = config.rules
-        self._rom_id, self._rom = _find_rom(config.game)
+        rules = setup.rules
+        self._rom_id, self._rom = _find_rom(setup.game)
         self._arguments: dict[str, Any] = {
-            "num_threads": 0 if num_threads is None else int(num_threads),
+            "num_threads": min(int(num_threads or usable_cores()), self.num_envs),
             "frameskip": rules.frame_skip,
             "full_action_space": rules.full_action_space,
             "repeat_action_probability": rules.sticky_actions,
@@ -87,7 +88,7 @@ class AleEnv:
         actions = [action.name for action in game.ale.get_action_set()]
         if len(actions) != self.spec.num_actions:
             raise ConfigError(
-                f"game: ale-py has {len(actions)} actions for {config.game}, expected "
+                f"game: ale-py has {len(actions)} actions for {setup.game}, expected "
                 f"{self.spec.num_actions}, as envpool has; use backend 'envpool'"
             )
         if render:
@@ -109,7 +110,7 @@ class AleEnv:
         self._over = np.zeros(self.num_envs, np.bool_)  # [B] the game ended with the last step
         self._cut = np.zeros(self.num_envs, np.bool_)  # [B] and did so by the time limit
         self._books = Books(self.num_envs)
-        self._flicker = Flicker(config.flicker, config.num_screens, self._seeds)
+        self._flicker = Flicker(setup.flicker, setup.screens, self._seeds)
         self._render = render
         self._lifetime = Lifetime()
 
@@ -117,7 +118,7 @@ class AleEnv:
         """Start every column: the first observations ``[B, frame_stack, 84, 84]``. Once only."""
         self._lifetime.start()
         screen, self._lives = self._reset(seed=np.array(self._seeds))
-        self._stack = np.repeat(screen, self.config.num_screens, axis=1)
+        self._stack = np.repeat(screen, self._setup.screens, axis=1)
         return self._flicker(self._stack, np.ones(self.num_envs, np.bool_))
 
     def step(self, action: NDArray[Any]) -> EnvStep:
@@ -141,7 +142,7 @@ class AleEnv:
 
         self._steps += ~dummy
         self._steps[new_game] = 0
-        life_lost = (lives < self._lives) & (lives > 0) & self.config.rules.episodic_life
+        life_lost = (lives < self._lives) & (lives > 0) & self._setup.rules.episodic_life
         terminated = ~dummy & (game_over | life_lost)
         self._cut = ~dummy & ~game_over & (self._steps == self._max_steps)
         self._over = ~dummy & game_over | self._cut
@@ -169,7 +170,7 @@ class AleEnv:
         MD5."""
         self._lifetime.check_open()
         return {
-            **describe_protocol(self.config),
+            **self._setup.description,
             "task_id": self._rom_id,
             "num_envs": self.num_envs,
             "seeds": self._seeds,

@@ -5,8 +5,11 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Annotated, Any, Literal
 
 from fwp_rl.config import ConfigError, Range, check_ranges
+from fwp_rl.envs.atari.ale import AleEnv, action_names
+from fwp_rl.envs.atari.envpool import AtariEnv
 from fwp_rl.envs.atari.games import FULL_ACTIONS, MINIMAL_ACTIONS, canonical_game
-from fwp_rl.envs.atari.rules import PROTOCOLS, AtariRules
+from fwp_rl.envs.atari.rules import PAPER_RULES, PROTOCOLS, AtariRules, AtariSetup
+from fwp_rl.envs.atari.scores import SCORES
 from fwp_rl.envs.base import ENVS, EnvConfig, VectorEnv
 from fwp_rl.types import EnvSpec
 
@@ -112,13 +115,26 @@ class AtariConfig(EnvConfig):
 
     def action_names(self) -> tuple[str, ...] | None:
         """As the emulator of ale-py has them; None where it lacks the game."""
-        from fwp_rl.envs.atari.ale import action_names
-
         names = action_names(self.game, full=self.rules.full_action_space)
         return names if len(names) == self.spec().num_actions else None
 
     def frame_rate(self) -> float:
         return 60 / self.rules.frame_skip
+
+    def frames_per_step(self) -> int:
+        return self.rules.frame_skip
+
+    def score_bounds(self) -> tuple[float, float] | None:
+        return SCORES.get(self.game)
+
+    def paper_protocol(self) -> "AtariConfig":
+        limited = replace(self, max_frames=PAPER_RULES.max_frames)
+        if limited.rules != PAPER_RULES:
+            raise ConfigError(
+                "protocol: got paper, which plays by the rules of classic, for a policy that was "
+                f"trained by others ({self.terms()}); use --protocol games"
+            )
+        return limited
 
     def make(
         self,
@@ -128,13 +144,16 @@ class AtariConfig(EnvConfig):
         num_threads: int | None = None,
         render: bool = False,
     ) -> VectorEnv:
-        if self.backend == "ale":
-            from fwp_rl.envs.atari.ale import AleEnv
-
-            return AleEnv(self, num_envs, seeds, num_threads=num_threads, render=render)
-        from fwp_rl.envs.atari.envpool import AtariEnv
-
-        return AtariEnv(self, num_envs, seeds, num_threads=num_threads, render=render)
+        emulator = AleEnv if self.backend == "ale" else AtariEnv
+        setup = AtariSetup(
+            game=self.game,
+            spec=self.spec(),
+            rules=self.rules,
+            screens=self.num_screens,
+            flicker=self.flicker,
+            description=describe_protocol(self),
+        )
+        return emulator(setup, num_envs, seeds, num_threads=num_threads, render=render)
 
 
 def describe_protocol(config: AtariConfig) -> dict[str, Any]:

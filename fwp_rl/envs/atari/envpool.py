@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fwp_rl.envs.atari.config import AtariConfig, describe_protocol
+from fwp_rl.envs.atari.rules import AtariSetup
 from fwp_rl.envs.base import EnvStep
 from fwp_rl.envs.bookkeeping import Books
 from fwp_rl.envs.flicker import Flicker
@@ -83,24 +83,24 @@ class AtariEnv:
 
     def __init__(
         self,
-        config: AtariConfig,
+        setup: AtariSetup,
         num_envs: int,
         seeds: Sequence[int],
         *,
         num_threads: int | None = None,
         render: bool = False,
     ) -> None:
-        self.config = config
-        self.spec = config.spec()
-        rules = config.rules
+        self.spec = setup.spec
+        self._setup = setup
+        rules = setup.rules
         self._pool = Pool(
-            f"{config.game}-v5",
+            f"{setup.game}-v5",
             num_envs,
             seeds,
             num_actions=self.spec.num_actions,
             num_threads=num_threads,
             render=render,
-            stack_num=config.num_screens,
+            stack_num=setup.screens,
             frame_skip=rules.frame_skip,
             full_action_space=rules.full_action_space,
             repeat_action_probability=rules.sticky_actions,
@@ -113,12 +113,12 @@ class AtariEnv:
         self.num_envs = self._pool.num_envs
         self._books = Books(self.num_envs)
         self._flags: LifeFlags | None = None
-        self._flicker = Flicker(config.flicker, config.num_screens, seeds)
+        self._flicker = Flicker(setup.flicker, setup.screens, seeds)
 
     def reset(self) -> NDArray[np.uint8]:
         """Start every column: the first observations ``[B, frame_stack, 84, 84]``. Once only."""
         obs, info = self._pool.reset()
-        self._flags = LifeFlags(info["lives"], episodic_life=self.config.rules.episodic_life)
+        self._flags = LifeFlags(info["lives"], episodic_life=self._setup.rules.episodic_life)
         return self._flicker(obs, np.ones(self.num_envs, np.bool_))
 
     def step(self, action: NDArray[Any]) -> EnvStep:
@@ -145,7 +145,7 @@ class AtariEnv:
         arguments = self._pool.arguments
         rom = Path(arguments["base_path"]) / "atari" / "roms" / f"{arguments['task']}.bin"
         return {
-            **describe_protocol(self.config),
+            **self._setup.description,
             **self._pool.describe(),
             "rom_md5": hashlib.md5(rom.read_bytes(), usedforsecurity=False).hexdigest(),
         }

@@ -1,8 +1,12 @@
 """The rules by which an Atari game is played, and the named sets of them."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
-__all__ = ["PROTOCOLS", "AtariRules"]
+from fwp_rl.types import EnvSpec
+
+__all__ = ["PAPER_RULES", "PROTOCOLS", "AtariRules", "AtariSetup"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,3 +47,22 @@ PROTOCOLS: dict[str, AtariRules] = {
 """``classic``: Mnih et al. (2015), as IMPALA (Espeholt et al., 2018) and the fast weight papers
 play: chance comes from no-op starts. ``machado``: Machado et al., "Revisiting the Arcade Learning
 Environment" (2018): chance comes from sticky actions. ``docs/environments.md`` has the table."""
+
+PAPER_RULES = replace(PROTOCOLS["classic"], max_frames=400_000)
+"""As the code of the fast weight papers evaluates: the wrappers of ``classic`` without a time limit
+of their own; gym's for NoFrameskip-v4 cut a game at 400,000 frames."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AtariSetup:
+    """What an emulator is told, every value settled."""
+
+    game: str
+    spec: EnvSpec
+    rules: AtariRules
+    screens: int
+    """In an observation."""
+    flicker: float
+    """Probability, for each screen, that it is black."""
+    description: Mapping[str, Any]
+    """What both emulators say of the protocol in ``describe``."""

@@ -4,8 +4,10 @@ Source: ``atari_data.py`` of DeepMind's dqn_zoo, whose constants the fast-weight
 too. They are for whole games: returns of single lives are on another scale.
 """
 
-import re
 from dataclasses import dataclass
+
+from fwp_rl.config import ConfigError
+from fwp_rl.envs.atari.games import canonical_game
 
 __all__ = ["PUBLISHED", "SCORES", "Published", "human_normalized"]
 
@@ -15,7 +17,7 @@ class Published:
     """A score that the fast weight papers are quoted with, by their own protocol: single lives,
     greedy actions."""
 
-    game: str
+    task: str
     agent: str
     steps: int
     """Decisions trained for; a decision is 4 frames."""
@@ -32,28 +34,28 @@ _SECOND_HAND = (
 )
 PUBLISHED = (
     Published(
-        game="Alien",
+        task="atari/Alien",
         agent="Delta Net (inferred)",
         steps=50_000_000,
         score=4700,
         source=_SECOND_HAND,
     ),
     Published(
-        game="Alien",
+        task="atari/Alien",
         agent="Delta Net (inferred)",
         steps=200_000_000,
         score=15100,
         source=_SECOND_HAND,
     ),
     Published(
-        game="Alien",
+        task="atari/Alien",
         agent="Recurrent Delta Net or Delta RNN (not stated which)",
         steps=50_000_000,
         score=3420,
         source=_SECOND_HAND,
     ),
     Published(
-        game="Alien",
+        task="atari/Alien",
         agent="Recurrent Delta Net or Delta RNN (not stated which)",
         steps=200_000_000,
         score=12200,
@@ -124,19 +126,17 @@ SCORES: dict[str, tuple[float, float]] = {
 }
 """Game → score of a random player, score of a human."""
 
-_BY_KEY = {game.lower(): scores for game, scores in SCORES.items()}
-
 
 def human_normalized(game: str, score: float) -> float | None:
     """(score − random) / (human − random): 0 plays like chance, 1 like the human.
 
-    game  ``MsPacman``, ``ms_pacman``, ``atari/MsPacman``, ``ALE/MsPacman-v5`` are the same
+    game  as ``canonical_game`` reads it: ``MsPacman``, ``Ms Pacman``, ``ALE/MsPacman-v5``; also
+          ``atari/MsPacman``
 
     None for a game that is not among the 57.
     """
-    name = game.rsplit("/", 1)[-1]
-    key = re.sub(r"(NoFrameskip)?-v\d+$", "", name).replace("_", "").replace("-", "").lower()
-    if key not in _BY_KEY:
+    try:
+        bounds = SCORES.get(canonical_game(game.removeprefix("atari/")))
+    except ConfigError:
         return None
-    random, human = _BY_KEY[key]
-    return (score - random) / (human - random)
+    return None if bounds is None else (score - bounds[0]) / (bounds[1] - bounds[0])

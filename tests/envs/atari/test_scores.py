@@ -40,6 +40,8 @@ def test_by_hand(game, score, expected):
         "ALE/MsPacman-v5",
         "MsPacmanNoFrameskip-v4",
         "MsPacman-v5",
+        "Ms Pacman",
+        "MsPacmanDeterministic-v4",
     ],
 )
 def test_names(name):
