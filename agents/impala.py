@@ -20,7 +20,7 @@ from typing import Annotated, Literal
 import torch
 from torch import Tensor
 
-from fwp_rl.config import ConfigError, Range
+from fwp_rl.config import BOOKKEEPING, ConfigError, Range
 from fwp_rl.cores import recording
 from fwp_rl.machine import cpu_threads
 from fwp_rl.models.categorical import entropy, kl_divergence, log_prob
@@ -44,7 +44,7 @@ class IMPALAConfig(TrainConfig):
 
     actors: ActorsConfig = field(default_factory=ActorsConfig)
     """Who plays, and where."""
-    learner_threads: Annotated[int | None, Range(1, 256)] = None
+    learner_threads: Annotated[int | None, Range(1, 256), BOOKKEEPING] = None
     """CPU cores that the learner computes with; none: those that the actors leave. Threads that
     wait for one another on a core that an actor holds are slower than one thread."""
     num_envs: Annotated[int, Range(1, 4096)] = 48

@@ -182,7 +182,7 @@ def _normalized(records: Records) -> tuple[dict[str, Scores], list[str]]:
         if run.score is None:
             unscored.append(run.path.name)
             continue
-        value = normalized_score(run.config.env, run.score)
+        value = normalized_score(run.config.env, run.score.mean)
         if value is None:
             without.add(run.task)
         else:

@@ -23,7 +23,7 @@ from typing import Annotated, Literal, Protocol
 import torch
 from torch import Tensor
 
-from fwp_rl.config import ConfigError, Range, check_ranges
+from fwp_rl.config import BOOKKEEPING, ConfigError, Range, check_ranges
 from fwp_rl.envs import EnvConfig, Game, VectorEnv
 from fwp_rl.machine import check_device_name, choose_device, usable_cores
 from fwp_rl.models.policy import Policy
@@ -48,9 +48,9 @@ class ActorsConfig:
     computes."""
     buffers: Annotated[int, Range(1, 64)] = 2
     """Unrolls that an actor may have begun or finished and not yet given to the learner."""
-    device: str = "auto"
+    device: Annotated[str, BOOKKEEPING] = "auto"
     """Where actors compute: cpu, cuda or cuda:N; auto takes the learner's device."""
-    cpu_threads: Annotated[int, Range(1, 256)] = 1
+    cpu_threads: Annotated[int, Range(1, 256), BOOKKEEPING] = 1
     """Cores that an actor in a thread of its own computes with, where it does so on the CPU."""
 
     def __post_init__(self) -> None:

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
-from fwp_rl.config import Range
+from fwp_rl.config import BOOKKEEPING, Range
 from fwp_rl.envs import EnvConfig
 from fwp_rl.envs.atari import AtariConfig
 from fwp_rl.machine import check_device_name
@@ -27,22 +27,22 @@ class TrainConfig(PolicyConfig):
     """Environment steps to train for. The steps that an environment ignores do not count."""
     seed: Annotated[int, Range(0, 2**31 - 1)] = 1
     """Seed of the run. Environment seeds are hashed from it, so runs 1 and 2 share none."""
-    device: str = "auto"
+    device: Annotated[str, BOOKKEEPING] = "auto"
     """Where the policy lives: cpu, cuda or cuda:N; auto takes a CUDA device when there is one."""
-    run_dir: str | None = None
+    run_dir: Annotated[str | None, BOOKKEEPING] = None
     """Folder to write; by default a new one under runs/, named after what is trained."""
-    checkpoint_minutes: Annotated[float, Range(0, above=True)] = 5.0
+    checkpoint_minutes: Annotated[float, Range(0, above=True), BOOKKEEPING] = 5.0
     """Minutes between checkpoints: the most that a killed run loses."""
-    evaluation_games: Annotated[int, Range(0)] = 30
+    evaluation_games: Annotated[int, Range(0), BOOKKEEPING] = 30
     """Whole games to evaluate after training; 0 skips evaluation."""
-    video: bool = True
+    video: Annotated[bool, BOOKKEEPING] = True
     """Record one game after training, where the environment has a screen."""
-    keep_memory: bool = True
+    keep_memory: Annotated[bool, BOOKKEEPING] = True
     """Keep freed memory in the process (Linux with glibc): on a CPU, big activations are then not
     mapped and zeroed anew at every step."""
-    logger: LoggerName = "tensorboard"
+    logger: Annotated[LoggerName, BOOKKEEPING] = "tensorboard"
     """Where to look at the metrics besides metrics.jsonl; wandb needs the extra of that name."""
-    plain: bool = False
+    plain: Annotated[bool, BOOKKEEPING] = False
     """Print plain lines instead of the live display, as is always done outside a terminal."""
 
     def __post_init__(self) -> None:

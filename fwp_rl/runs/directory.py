@@ -117,6 +117,10 @@ class RunDirectory:
         return self.path / "checkpoints"
 
     @property
+    def evaluations(self) -> Path:
+        return self.path / "evaluations"
+
+    @property
     def policy(self) -> Path:
         return self.path / "policy"
 

@@ -9,7 +9,7 @@ known one, and truth values may be written as people write them: ``--flag``, ``-
 import dataclasses
 import re
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import tyro
@@ -19,7 +19,7 @@ from fwp_rl.registry import UnknownNameError, suggestion
 from fwp_rl.runs.config import TrainConfig
 from fwp_rl.runs.presets import SECTIONS
 
-__all__ = ["apply_flags"]
+__all__ = ["apply_flags", "as_flags"]
 
 C = TypeVar("C", bound=TrainConfig)
 
@@ -41,6 +41,19 @@ def apply_flags(config: C, args: Sequence[str], *, prog: str, description: str) 
     _check_flags(config, rest)
     rest = list(_spell_truth(config, rest))
     return tyro.cli(type(config), default=config, args=rest, prog=prog, description=description)
+
+
+def as_flags(fields: Mapping[str, Any]) -> list[str]:
+    """The flags that set these fields: numbers, strings, truth values and None, the fields of a
+    section joined to its name by a dot."""
+    flags = []
+    for name, value in fields.items():
+        flag = "--" + name.replace("_", "-")
+        if isinstance(value, bool):
+            flags.append(flag if value else _negated(flag))
+        else:
+            flags += [flag, str(value)]
+    return flags
 
 
 def _sections(config: TrainConfig) -> dict[str, Any]:

@@ -46,7 +46,7 @@ from fwp_rl.runs.files import (
 from fwp_rl.runs.presets import config_to_dict, env_config_from_dict, policy_config_from_dict
 from fwp_rl.types import EnvSpec, Observation
 
-__all__ = ["SavedPolicy", "load_policy", "load_saved", "save_policy"]
+__all__ = ["SavedPolicy", "load_policy", "load_saved", "save_policy", "saved_step"]
 
 CONFIG = "config.json"
 
@@ -101,6 +101,18 @@ def load_saved(path: str | Path) -> SavedPolicy:
     saved = _rebuild(config, folder / CONFIG, weights, path=folder)
     _check_probe(config["probe"], _answer(saved.policy), folder)
     return saved
+
+
+def saved_step(folder: Path) -> int | None:
+    """The environment step of a policy folder's weights, without reading them; None where there is
+    no such folder, or it does not say."""
+    for place in (folder, folder.with_name(f"{folder.name}.old")):  # see files.write_folder
+        try:
+            step = parse_json((place / CONFIG).read_bytes(), place / CONFIG)["metadata"]["step"]
+        except (OSError, CheckpointError, KeyError, TypeError):
+            continue
+        return step if isinstance(step, int) else None
+    return None
 
 
 def _load_checkpoint(path: Path) -> SavedPolicy:

@@ -7,7 +7,7 @@ out of range raise ConfigError as ``source: path.to.field: what was given, what 
 
 import dataclasses
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from fwp_rl.config import ConfigError
+from fwp_rl.config import ConfigError, is_bookkeeping
 from fwp_rl.cores import CORES, CoreConfig
 from fwp_rl.envs import ENVS, EnvConfig
 from fwp_rl.models.base import ENCODERS, EncoderConfig
@@ -26,9 +26,12 @@ from fwp_rl.runs.config import AGENTS, TrainConfig
 
 __all__ = [
     "SECTIONS",
+    "bookkeeping",
     "config_from_dict",
     "config_to_dict",
     "env_config_from_dict",
+    "experiment",
+    "first_change",
     "load_preset",
     "policy_config_from_dict",
     "preset_names",
@@ -125,6 +128,49 @@ def config_to_dict(config: Any, as_type: type | None = None) -> dict[str, Any]:
     if isinstance(config, EnvConfig):
         data |= config.settled()
     return data
+
+
+def experiment(config: TrainConfig, *, without: Collection[str] = ()) -> dict[str, Any]:
+    """What makes a run the experiment that it is: field → value, a section's fields joined to its
+    name by a dot (``core.heads``), without fields that are bookkeeping and those in ``without``."""
+    return _flat(config, lambda owner, name: name not in without and not _marked(owner, name))
+
+
+def bookkeeping(config: TrainConfig) -> dict[str, Any]:
+    """The other fields, those that say how and where it runs; named in the same way."""
+    whole, kept = _flat(config, lambda *_: True), experiment(config)
+    return {name: value for name, value in whole.items() if name not in kept}
+
+
+def first_change(
+    before: TrainConfig, now: TrainConfig, *, without: Collection[str] = ()
+) -> tuple[str, Any, Any] | None:
+    """The first field of the experiment that is another now, its old value and its new one, None
+    where it has the field no more or not yet; None where both are the same experiment."""
+    old, new = experiment(before, without=without), experiment(now, without=without)
+    for name in {**new, **old}:
+        if name not in old or name not in new or old[name] != new[name]:
+            return name, old.get(name), new.get(name)
+    return None
+
+
+def _flat(config: Any, keep: Callable[[Any, str], bool], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in config_to_dict(config).items():
+        if not keep(config, name):
+            continue
+        inner = getattr(config, name, None)
+        if dataclasses.is_dataclass(inner):
+            flat |= _flat(inner, keep, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat
+
+
+def _marked(owner: Any, name: str) -> bool:
+    """``agent`` and a section's ``name`` are no fields."""
+    fields = {field.name for field in dataclasses.fields(owner)}
+    return name in fields and is_bookkeeping(type(owner), name)
 
 
 def _build(cls: type[D], data: Mapping[str, Any], source: str, path: str) -> D:

@@ -202,6 +202,9 @@ def test_a_resumed_run_refuses_to_become_another_experiment(tmp_path: Path) -> N
         other = dataclasses.replace(SMALL, run_dir=str(run), **changes)  # type: ignore[arg-type]
         with pytest.raises(RunError, match=f"was trained with {next(iter(changes))}"):
             ppo.train(other, resume=run)
+    how = {"evaluation_games": 7, "video": True, "checkpoint_minutes": 1.0, "keep_memory": False}
+    ppo.train(dataclasses.replace(SMALL, **how), resume=run)  # type: ignore[arg-type]
+    status = (run / "status.json").read_text()
     with pytest.raises(RunError, match="leave --run-dir out"):
         ppo.train(dataclasses.replace(SMALL, run_dir="elsewhere"), resume=run)
     with pytest.raises(RunError, match="holds a run already"):

@@ -13,12 +13,16 @@ from fwp_rl.config import ConfigError
 from fwp_rl.cores import CORES
 from fwp_rl.cores.rnn import LSTMConfig
 from fwp_rl.envs.atari import AtariConfig
+from fwp_rl.envs.gym import GymnasiumConfig
 from fwp_rl.models.policy import PolicyConfig
 from fwp_rl.registry import UnknownNameError
 from fwp_rl.runs.config import AGENTS
 from fwp_rl.runs.presets import (
+    bookkeeping,
     config_to_dict,
     env_config_from_dict,
+    experiment,
+    first_change,
     load_preset,
     policy_config_from_dict,
     preset_names,
@@ -122,3 +126,40 @@ def test_a_preset_is_a_name(name: Any) -> None:
         load_preset(name)
     with pytest.raises(UnknownNameError, match="unknown agent"):
         AGENTS[name]
+
+
+HOW_IT_RUNS = {
+    "device", "run_dir", "checkpoint_minutes", "evaluation_games", "video", "keep_memory", "logger",
+    "plain",
+}  # fmt: skip
+
+
+def test_what_is_bookkeeping_and_what_is_the_experiment() -> None:
+    ppo, impala = load_preset("recall"), load_preset("impala_cpu")
+    assert bookkeeping(ppo).keys() == HOW_IT_RUNS
+    actors = {"learner_threads", "actors.device", "actors.cpu_threads"}
+    assert bookkeeping(impala).keys() == HOW_IT_RUNS | actors
+    gymnasium = dataclasses.replace(ppo, env=GymnasiumConfig(id="CartPole-v1", kwargs={"a": 1}))
+    assert bookkeeping(gymnasium).keys() == HOW_IT_RUNS | {"env.processes"}
+    assert experiment(gymnasium)["env.kwargs"] == {"a": 1}
+    for config in (ppo, impala):
+        fields = experiment(config)
+        assert {"agent", "seed", "total_steps", "core.name", "env.name"} <= fields.keys()
+        assert not fields.keys() & bookkeeping(config).keys()
+        assert "seed" not in experiment(config, without=("seed",))
+    assert experiment(impala)["actors.count"] == 2  # how far actors lag behind is the experiment
+    # a rule that the protocol settles is told by its value
+    assert experiment(impala)["env.frame_skip"] == 4
+
+
+def test_the_first_change_is_named() -> None:
+    config = load_preset("recall")
+    assert first_change(config, config) is None
+    assert first_change(config, dataclasses.replace(config, device="cuda:7", plain=True)) is None
+    heads = dataclasses.replace(config, core=dataclasses.replace(config.core, heads=1))  # type: ignore[call-arg]  # a delta net
+    assert first_change(config, heads) == ("core.heads", config.core.heads, 1)  # type: ignore[attr-defined]  # a delta net
+    lstm = dataclasses.replace(config, core=LSTMConfig())
+    assert first_change(config, lstm) == ("core.name", "delta_net", "lstm")
+    more = dataclasses.replace(config, total_steps=7)
+    assert first_change(config, more, without=("total_steps",)) is None
+    assert first_change(config, more) == ("total_steps", config.total_steps, 7)
