@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal, TypeAlias
 
 from fwp_rl.config import BOOKKEEPING, Range
 from fwp_rl.envs import EnvConfig
@@ -10,9 +10,10 @@ from fwp_rl.envs.atari import AtariConfig
 from fwp_rl.machine import check_device_name
 from fwp_rl.models.policy import PolicyConfig
 from fwp_rl.registry import Registry
-from fwp_rl.runs.views import LoggerName
 
-__all__ = ["AGENTS", "TrainConfig"]
+__all__ = ["AGENTS", "LoggerName", "TrainConfig"]
+
+LoggerName: TypeAlias = Literal["tensorboard", "wandb"]
 
 
 @dataclass(frozen=True, kw_only=True)

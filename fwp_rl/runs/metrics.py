@@ -7,10 +7,13 @@ import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from fwp_rl.runs.config import LoggerName
 from fwp_rl.runs.files import write_file
-from fwp_rl.runs.views import LoggerName, View, open_view
+
+if TYPE_CHECKING:
+    from fwp_rl.runs.views import View
 
 __all__ = ["MetricsLogger", "read_metrics"]
 
@@ -44,6 +47,7 @@ class MetricsLogger:
         self._started = time.monotonic() - _drop_after(start_step, self._path)
         self._file = self._path.open("a", encoding="utf-8", buffering=1)
         self._view: View | None = None
+        self._name = "TensorBoard's files" if logger == "tensorboard" else "Weights & Biases"
         self._attempt(lambda: self._open(logger, directory, start_step, config))
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
@@ -59,12 +63,14 @@ class MetricsLogger:
 
     def close(self) -> None:
         self._file.close()
-        if self._view is not None:
-            self._view.close()
+        if (view := self._view) is not None:
+            self._attempt(view.close)
 
     def _open(
         self, logger: LoggerName, directory: Path, step: int, config: Mapping[str, Any] | None
     ) -> None:
+        from fwp_rl.runs.views import open_view  # to read metrics takes no TensorBoard
+
         self._view = open_view(logger, directory, start_step=step, config=config)
 
     def __enter__(self) -> "MetricsLogger":
@@ -82,11 +88,12 @@ class MetricsLogger:
         """A view that cannot be written is given up, the training is not."""
         try:
             act()
-        except OSError as error:
+        except Exception as error:  # a full disk, a server out of reach: each has errors of its own
             self._view = None
+            reason = error.strerror if isinstance(error, OSError) else str(error)
             self._warn(
-                f"TensorBoard's files can no longer be written ({error.strerror}); training goes "
-                f"on, and {self._path} has every metric"
+                f"{self._name} can no longer be written ({reason or type(error).__name__}); "
+                f"training goes on, and {self._path} has every metric"
             )
 
 

@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, Protocol
 
 import yaml
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
@@ -19,11 +19,10 @@ from tensorboard.compat.proto.types_pb2 import DT_STRING
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from fwp_rl.config import ConfigError
+from fwp_rl.runs.config import LoggerName
 from fwp_rl.runs.files import write_json
 
-__all__ = ["LoggerName", "View", "check_logger", "open_view"]
-
-LoggerName: TypeAlias = Literal["tensorboard", "wandb"]
+__all__ = ["View", "check_logger", "open_view"]
 
 WANDB_FILE = "wandb.json"
 """Holds the id under which a resumed run goes on; no key is ever written."""

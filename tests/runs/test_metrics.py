@@ -100,6 +100,19 @@ def test_no_file_no_rows(tmp_path):
     assert read_metrics(tmp_path / "metrics.jsonl") == []
 
 
+READS = """
+import sys
+import fwp_rl.ablation.plan, fwp_rl.ablation.runner, fwp_rl.reports.page, fwp_rl.reports.records
+print([name for name in sys.modules
+       if name.startswith(("tensorboard", "fwp_rl.training", "fwp_rl.agents"))])
+"""
+
+
+def test_whoever_reads_runs_loads_no_trainer_and_no_tensorboard():
+    said = subprocess.run([sys.executable, "-c", READS], capture_output=True, text=True, check=True)
+    assert said.stdout.strip() == "[]"
+
+
 def test_every_line_survives_a_kill(tmp_path):
     script = textwrap.dedent(
         """

@@ -132,6 +132,33 @@ def test_a_resumed_run_goes_on_under_its_id(
     assert wandb.runs[-1].arguments["project"] == "mine"
 
 
+@pytest.mark.parametrize("what", ["init", "log", "finish"])
+def test_wandb_out_of_reach_costs_the_view_and_not_the_run(
+    what: str, tmp_path: Path, wandb: FakeWandb, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class CommError(Exception):
+        """wandb's own errors are no OSErrors."""
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise CommError("no route to api.wandb.ai")
+
+    init = wandb.init
+
+    def begin(**arguments: Any) -> SimpleNamespace:
+        run = init(**arguments)
+        setattr(run, what, fail)
+        return run
+
+    monkeypatch.setattr(wandb, "init", fail if what == "init" else begin)
+    said: list[str] = []
+    with MetricsLogger(tmp_path, logger="wandb", warn=said.append) as logger:
+        for step in (1, 2):
+            logger.log(step, {"loss/value": 1.0})
+    (warning,) = said
+    assert "Weights & Biases can no longer be written (no route to api.wandb.ai)" in warning
+    assert (tmp_path / "metrics.jsonl").read_text().count("\n") == 2
+
+
 def test_a_missing_wandb_is_named_with_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)
     check_logger("tensorboard")
