@@ -20,17 +20,16 @@ from typing import Annotated, Literal
 import torch
 from torch import Tensor
 
-from fwp_rl.config import ConfigError, Range
+from fwp_rl.config import BOOKKEEPING, ConfigError, Range
 from fwp_rl.cores import recording
-from fwp_rl.finishing import finish_run
+from fwp_rl.machine import cpu_threads
 from fwp_rl.models.categorical import entropy, kl_divergence, log_prob
 from fwp_rl.models.policy import Policy
+from fwp_rl.rl.actors import Actors, ActorsConfig, Batch
 from fwp_rl.rl.losses import explained_variance, masked_mean, masked_sum
 from fwp_rl.rl.replay import core_metrics, replay
 from fwp_rl.rl.returns import v_trace
-from fwp_rl.training.actors import Actors, ActorsConfig, Batch
-from fwp_rl.training.config import AGENTS, TrainConfig
-from fwp_rl.training.cpu_threads import cpu_threads
+from fwp_rl.runs.config import AGENTS, TrainConfig
 from fwp_rl.training.optim import clip_gradients, linear_to_zero, set_learning_rate
 from fwp_rl.training.session import TrainingSession
 from fwp_rl.types import Rollout
@@ -45,7 +44,7 @@ class IMPALAConfig(TrainConfig):
 
     actors: ActorsConfig = field(default_factory=ActorsConfig)
     """Who plays, and where."""
-    learner_threads: Annotated[int | None, Range(1, 256)] = None
+    learner_threads: Annotated[int | None, Range(1, 256), BOOKKEEPING] = None
     """CPU cores that the learner computes with; none: those that the actors leave. Threads that
     wait for one another on a core that an actor holds are slower than one thread."""
     num_envs: Annotated[int, Range(1, 4096)] = 48
@@ -105,7 +104,7 @@ class IMPALAConfig(TrainConfig):
 
 
 def train(config: IMPALAConfig, *, resume: Path | None = None) -> Path:
-    """Train to ``config.total_steps``, then evaluate; returns the run directory.
+    """Train to ``config.total_steps``; returns the run directory.
 
     ``resume`` continues that run directory from its newest good checkpoint. Ctrl-C and SIGTERM
     save a checkpoint before they take effect, and so does an actor that fails.
@@ -154,7 +153,6 @@ def train(config: IMPALAConfig, *, resume: Path | None = None) -> Path:
             session.log(int(batch.rollout.mask.sum()), batch.games, metrics)
             session.save_if_due(policy, optimizer)
         session.save(policy, optimizer)
-    finish_run(session.path, config)
     return session.path
 
 

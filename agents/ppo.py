@@ -23,14 +23,13 @@ from torch import Tensor
 
 from fwp_rl.config import ConfigError, Range
 from fwp_rl.cores import recording
-from fwp_rl.finishing import finish_run
 from fwp_rl.models.categorical import entropy, kl_divergence, log_prob
 from fwp_rl.models.policy import Policy
 from fwp_rl.rl.collector import Actor, Collector
 from fwp_rl.rl.losses import explained_variance, masked_mean, normalize
 from fwp_rl.rl.replay import core_metrics, replay, select_columns
 from fwp_rl.rl.returns import gae
-from fwp_rl.training.config import AGENTS, TrainConfig
+from fwp_rl.runs.config import AGENTS, TrainConfig
 from fwp_rl.training.optim import clip_gradients, linear_to_zero, set_learning_rate
 from fwp_rl.training.session import TrainingSession
 from fwp_rl.types import Rollout
@@ -95,7 +94,7 @@ class PPOConfig(TrainConfig):
 
 
 def train(config: PPOConfig, *, resume: Path | None = None) -> Path:
-    """Train to ``config.total_steps``, then evaluate; returns the run directory.
+    """Train to ``config.total_steps``; returns the run directory.
 
     ``resume`` continues that run directory from its newest good checkpoint. Ctrl-C and SIGTERM
     save a checkpoint before they take effect.
@@ -146,7 +145,6 @@ def train(config: PPOConfig, *, resume: Path | None = None) -> Path:
             session.log(int(rollout.mask.sum()), games, metrics)
             session.save_if_due(policy, optimizer)
         session.save(policy, optimizer)
-    finish_run(session.path, config)
     return session.path
 
 

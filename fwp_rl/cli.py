@@ -40,8 +40,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args[0] not in COMMANDS:
         _fail(f"unknown command {args[0]!r}. {suggestion(args[0], COMMANDS)}\n\n{_usage()}", 2)
     from fwp_rl.kernels.dispatch import BackendError
-    from fwp_rl.training.files import CheckpointError
-    from fwp_rl.training.run import RunError
+    from fwp_rl.runs.directory import RunError
+    from fwp_rl.runs.files import CheckpointError
 
     try:
         COMMANDS[args[0]][0](args[1:])
@@ -88,9 +88,10 @@ fwp-rl train PRESET --help lists every flag with the preset's values.
 
 def _train(args: list[str]) -> None:
     from fwp_rl import agents  # fills the registry of agents
-    from fwp_rl.training.flags import apply_flags
-    from fwp_rl.training.presets import preset_names
-    from fwp_rl.training.run import RunDirectory
+    from fwp_rl.experiment import train
+    from fwp_rl.runs.directory import RunDirectory
+    from fwp_rl.runs.flags import apply_flags
+    from fwp_rl.runs.presets import preset_names
 
     resume = None
     for position, arg in enumerate(args):
@@ -119,7 +120,7 @@ def _train(args: list[str]) -> None:
     config = apply_flags(
         config, args, prog=prog, description="Train an agent; then evaluate, plot and film it."
     )
-    config.train(resume=resume)
+    train(config, resume=resume)
 
 
 def _evaluate(args: list[str]) -> None:
@@ -132,7 +133,7 @@ def _evaluate(args: list[str]) -> None:
         greedy: bool = False,
         checkpoint: Literal["last", "best"] = "last",
         seed: int = 0,
-        device: Literal["auto", "cpu", "cuda"] = "auto",
+        device: str = "auto",
         output: Path | None = None,
     ) -> None:
         """Play with a saved policy; print a table and write JSON.
@@ -145,7 +146,8 @@ def _evaluate(args: list[str]) -> None:
             greedy: Take the most probable action instead of sampling.
             checkpoint: The last policy, or the one with the best training return.
             seed: Seed of the evaluation's environments and actions.
-            device: Where the policy runs.
+            device: Where the policy runs: cpu, cuda or cuda:N; auto takes a CUDA device if there is
+                one.
             output: The JSON file; by default under the run's evaluations/.
         """
         from rich.console import Console
@@ -192,7 +194,7 @@ def _watch(args: list[str]) -> None:
         greedy: bool = False,
         checkpoint: Literal["last", "best"] = "last",
         seed: int = 0,
-        device: Literal["auto", "cpu", "cuda"] = "auto",
+        device: str = "auto",
         games: int = 1,
         max_seconds: float = 120.0,
         memory: bool = True,
@@ -210,7 +212,8 @@ def _watch(args: list[str]) -> None:
             greedy: Take the most probable action instead of sampling.
             checkpoint: The last policy, or the one with the best training return.
             seed: Seed of the game and of the actions.
-            device: Where the policy runs.
+            device: Where the policy runs: cpu, cuda or cuda:N; auto takes a CUDA device if there is
+                one.
             games: Whole games to film.
             max_seconds: Stop filming after so much playing time.
             memory: Show the memory beside the game; --no-memory films the game alone.
@@ -294,7 +297,8 @@ def _ablate(args: list[str]) -> None:
 
         Args:
             grid: A name (fwp-rl list ablations), or the path of a .yaml file.
-            jobs: Cells that train at the same time; by default half the number of cores.
+            jobs: Cells that train at the same time; by default half the number of cores that
+                this process may use.
             threads: Threads of each of them; by default its share of the cores.
             output: The folder of the runs; by default runs/ablations/NAME.
             dry_run: Print the cells, their steps and how long they will take; start nothing.
@@ -304,11 +308,12 @@ def _ablate(args: list[str]) -> None:
         from fwp_rl.ablation.grid import load_grid
         from fwp_rl.ablation.plan import print_plan
         from fwp_rl.ablation.runner import run_grid
+        from fwp_rl.machine import usable_cores
 
         for name, value in (("jobs", jobs), ("threads", threads)):
             if value is not None and value < 1:
                 raise ConfigError(f"--{name}: got {value}, expected 1 or more")
-        cores = os.cpu_count() or 1
+        cores = usable_cores()
         jobs = jobs or max(1, cores // 2)
         threads = threads or max(1, cores // jobs)
         loaded = load_grid(grid)

@@ -13,11 +13,11 @@ from fwp_rl.cores import CORES
 from fwp_rl.cores.cost import cost
 from fwp_rl.envs import ENVS
 from fwp_rl.envs.atari import GAMES, AtariConfig
+from fwp_rl.envs.atari.scores import SCORES
 from fwp_rl.models.base import ENCODERS
 from fwp_rl.registry import Registry
-from fwp_rl.reports.atari_scores import SCORES
-from fwp_rl.training.config import AGENTS
-from fwp_rl.training.presets import preset_names
+from fwp_rl.runs.config import AGENTS
+from fwp_rl.runs.presets import preset_names
 
 __all__ = ["LISTS"]
 

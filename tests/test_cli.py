@@ -15,7 +15,7 @@ import fwp_rl
 from fwp_rl.cli import main
 from fwp_rl.cores import CORES
 from fwp_rl.envs.toy import RecallConfig
-from fwp_rl.training.loggers import read_metrics
+from fwp_rl.runs.metrics import read_metrics
 
 TINY = [
     "--total-steps=600", "--num-envs=8", "--minibatches=2", "--rollout-length=16", "--plain",

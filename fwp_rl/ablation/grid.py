@@ -28,8 +28,8 @@ from fwp_rl.config import ConfigError
 from fwp_rl.models.policy import Policy
 from fwp_rl.registry import suggestion
 from fwp_rl.resources import configs_dir
-from fwp_rl.training.config import TrainConfig
-from fwp_rl.training.presets import config_from_dict, config_to_dict, preset_path, read_yaml
+from fwp_rl.runs.config import TrainConfig
+from fwp_rl.runs.presets import config_from_dict, preset_path, read_yaml
 
 __all__ = ["Cell", "Grid", "expand", "grid_names", "load_grid"]
 
@@ -204,10 +204,3 @@ def _check_policies(cells: tuple[Cell, ...], source: str) -> None:
                 Policy(cell.config, spec)
         except ConfigError as error:
             raise ConfigError(f"{source}: cell {cell.name}: {error}") from None
-
-
-def cell_fields(config: TrainConfig) -> dict[str, Any]:
-    """What makes the cell the experiment that it is: the config as plain data, without what a
-    resumed run may set anew."""
-    ignored = {"run_dir", "device", "checkpoint_minutes", "keep_memory", "plain", "video"}
-    return {k: v for k, v in config_to_dict(config).items() if k not in ignored}

@@ -37,8 +37,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
+from fwp_rl import machine
 from fwp_rl.bench.gpu_cases import fused
-from fwp_rl.bench.kernels import OPS, circumstances
+from fwp_rl.bench.kernels import OPS
 from fwp_rl.kernels import BackendError, backend_status
 
 __all__ = ["STAGES", "main"]
@@ -372,7 +373,8 @@ def _run(given: argparse.Namespace) -> int:
     when = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
     folder = given.output or Path("runs", f"gpu-{when}")
     check = Check(folder, given.device, given.ops, given.minutes)
-    check.note("start", "machine", circumstances=circumstances(given.device))
+    date = datetime.now(UTC).isoformat(timespec="seconds")
+    check.note("start", "machine", circumstances=machine.facts(given.device) | {"date": date})
     for stage in given.stages:
         start = time.monotonic()
         if check.seconds(stage) < LEAST_SECONDS:

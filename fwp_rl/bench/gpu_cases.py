@@ -8,7 +8,6 @@ for its result, {"case": name, ...}, with "problem" where it failed.
 
 import argparse
 import json
-import os
 import statistics
 import threading
 import time
@@ -33,6 +32,7 @@ from fwp_rl.bench.kernels import (
     peers,
 )
 from fwp_rl.kernels import nvrtc
+from fwp_rl.machine import usable_cores
 
 __all__ = ["STAGES", "fused", "run_cases"]
 
@@ -129,7 +129,7 @@ def _compile_all() -> dict[str, Any]:
     }
     work = [(kernel, scalar) for kernel in kernels for scalar in nvrtc.SCALARS.values()]
     start = time.perf_counter()
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(usable_cores()) as pool:
         list(pool.map(lambda x: nvrtc.cubin(x[0], x[1], architecture), work))
     seconds = time.perf_counter() - start
     return {"said": f"{len(work)} kernels in {seconds:.1f} s with NVRTC {nvrtc.nvrtc_version()}"}

@@ -17,10 +17,7 @@ An op is timed only if its outputs and gradients are those of the reference in f
 
 import argparse
 import importlib.util
-import os
-import platform
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -32,7 +29,6 @@ from typing import Any, Final, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-import fwp_rl
 from fwp_rl.config import ConfigError
 from fwp_rl.kernels import (
     BackendError,
@@ -43,16 +39,15 @@ from fwp_rl.kernels import (
     recurrent_delta,
     srwm,
 )
+from fwp_rl.machine import facts, keep_freed_memory
 from fwp_rl.registry import suggestion
-from fwp_rl.training.allocator import keep_freed_memory
-from fwp_rl.training.files import write_json
+from fwp_rl.runs.files import write_json
 
 __all__ = [
     "OPS",
     "Op",
     "Shape",
     "bench_kernels",
-    "circumstances",
     "doubled",
     "flat",
     "leaves_of",
@@ -155,7 +150,7 @@ def bench_kernels(
     keep_freed_memory()  # as training does: else every pass waits for fresh pages
     results: list[dict[str, Any]] = []
     refused: list[str] = []
-    facts = circumstances(device)
+    circumstances = facts(device) | {"date": datetime.now(UTC).isoformat(timespec="seconds")}
     print(_table_head(fused), flush=True)
     for name in ops:
         for shape in QUICK if quick else _shapes(name, device):
@@ -180,7 +175,7 @@ def bench_kernels(
                         "rounds": ROUNDS,
                         "results": results,
                         "refused": refused,
-                        **facts,
+                        **circumstances,
                     },
                 )
     if refused:
@@ -476,49 +471,6 @@ def _table_row(result: dict[str, Any], fused: str) -> str:
         *(at_least(contender) for contender in ("reference", "chunkwise", "lstm", "fla")),
     )
     return f"| {' | '.join(cells)} |"
-
-
-def circumstances(device: str) -> dict[str, Any]:
-    """Where and with what the figures were measured."""
-    import numba
-
-    return {
-        "machine": {
-            "device": torch.cuda.get_device_name() if device == "cuda" else _processor(),
-            "cores": os.cpu_count(),
-            "threads": torch.get_num_threads(),
-        },
-        "versions": {
-            "fwp_rl": fwp_rl.__version__,
-            "python": platform.python_version(),
-            "torch": str(torch.__version__),
-            "numba": numba.__version__,
-            "cuda": torch.version.cuda,
-        },
-        "commit": _commit(),
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
-
-
-def _commit() -> str | None:
-    """The checkout's commit; None where there is no repository, or no git to ask."""
-    command = ["git", "rev-parse", "HEAD"]
-    try:
-        git = subprocess.run(
-            command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False
-        )
-    except OSError:  # a bare container has no git
-        return None
-    return git.stdout.strip() or None
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    models = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(models, platform.machine())
 
 
 def main() -> None:

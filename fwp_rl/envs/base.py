@@ -120,8 +120,18 @@ class EnvConfig:
         return None
 
     def score_bounds(self) -> tuple[float, float] | None:
-        """The least and the greatest return that a game can have, by which scores of different
-        tasks are brought to one scale; None where the task states none."""
+        """The returns that become 0 and 1 where scores of different tasks are brought to one scale:
+        the least and the greatest that a game can have, or, on Atari, a random player's and a
+        human's; None where the task states none."""
+        return None
+
+    def frames_per_step(self) -> int:
+        """Frames of the screen that one step plays; 1 unless actions are repeated."""
+        return 1
+
+    def paper_protocol(self) -> "EnvConfig | None":
+        """This environment as the fast weight papers' code evaluates it; None where it does not.
+        Raises ConfigError where the papers play it by other rules than these."""
         return None
 
 

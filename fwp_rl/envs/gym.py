@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fwp_rl.config import ConfigError, Range, check_ranges
+from fwp_rl.config import BOOKKEEPING, ConfigError, Range, check_ranges
 from fwp_rl.envs.base import ENVS, EnvConfig, EnvStep, check_action
 from fwp_rl.envs.bookkeeping import Books, Lifetime, check_columns, check_render
 from fwp_rl.types import EnvSpec
@@ -42,7 +42,7 @@ class GymnasiumConfig(EnvConfig):
     """Steps until an episode is cut; none: the limit that the id was registered with."""
     kwargs: dict[str, Argument] = field(default_factory=dict)
     """Arguments of the environment's own, as gymnasium.make takes them."""
-    processes: bool = False
+    processes: Annotated[bool, BOOKKEEPING] = False
     """Run each column in a process of its own: for environments that are slow to step."""
 
     def __post_init__(self) -> None:

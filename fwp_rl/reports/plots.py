@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fwp_rl.training.files import write_file
-from fwp_rl.training.loggers import read_metrics
-from fwp_rl.training.progress import format_count
-from fwp_rl.training.run import RunDirectory
+from fwp_rl.runs.directory import RunDirectory
+from fwp_rl.runs.files import write_file
+from fwp_rl.runs.metrics import read_metrics
+from fwp_rl.terminal import format_count
 
 __all__ = [
     "RETURN",

@@ -17,21 +17,21 @@ from torch import nn
 
 from fwp_rl.cores import CORES
 from fwp_rl.envs import Game
+from fwp_rl.machine import choose_device, keep_freed_memory
 from fwp_rl.models.policy import Policy
 from fwp_rl.rl.collector import Stopwatch
-from fwp_rl.training.allocator import keep_freed_memory
-from fwp_rl.training.checkpoint import newest_good, save_checkpoint
-from fwp_rl.training.config import AGENTS, TrainConfig, choose_device
-from fwp_rl.training.loggers import MetricsLogger
-from fwp_rl.training.policy_folder import save_policy
-from fwp_rl.training.presets import config_to_dict, load_preset
-from fwp_rl.training.progress import Progress
-from fwp_rl.training.run import RunDirectory, RunError, RunState, default_run_name
-from fwp_rl.training.seeding import derive_seed, env_seeds, seed_everything
-from fwp_rl.training.signals import StopRequest
-from fwp_rl.training.views import check_logger
+from fwp_rl.runs.checkpoint import newest_good, save_checkpoint
+from fwp_rl.runs.config import AGENTS, TrainConfig
+from fwp_rl.runs.directory import RunDirectory, RunError, RunState, default_run_name
+from fwp_rl.runs.metrics import MetricsLogger
+from fwp_rl.runs.policy import save_policy
+from fwp_rl.runs.presets import bookkeeping, config_to_dict, first_change, load_preset
+from fwp_rl.runs.seeding import derive_seed, env_seeds, seed_everything
+from fwp_rl.runs.signals import StopRequest
+from fwp_rl.runs.views import check_logger
+from fwp_rl.terminal import Progress
 
-__all__ = ["RESUME_MAY_CHANGE", "TrainingSession"]
+__all__ = ["TrainingSession"]
 
 
 class _Closeable(Protocol):
@@ -40,19 +40,8 @@ class _Closeable(Protocol):
 
 Resource = TypeVar("Resource", bound=_Closeable)
 
-RESUME_MAY_CHANGE = frozenset(
-    {
-        "total_steps",
-        "device",
-        "checkpoint_minutes",
-        "evaluation_games",
-        "video",
-        "logger",
-        "keep_memory",
-        "plain",
-    }
-)
-"""Fields that a resumed run may set anew; any other change would make it another experiment."""
+RESUME_MAY_CHANGE = ("total_steps",)
+"""What a resumed run may set anew beside the fields that are bookkeeping."""
 
 RECENT_GAMES = 100
 """Games that the logged return and length are means of."""
@@ -135,7 +124,7 @@ class TrainingSession:
             notes += self._restore(policy, optimizer)
         self._owned = True
         self._run.write_config(config_to_dict(self._described_config()))
-        self._run.write_status("running", step=self.step, total=self.config.total_steps)
+        self._write_status("running")
         self._logger = self._cleanup.enter_context(
             MetricsLogger(
                 self.path,
@@ -221,7 +210,7 @@ class TrainingSession:
             score=self._score(),
         )
         self._save_policy(policy)
-        self._directory.write_status("running", step=self.step, total=self.config.total_steps)
+        self._write_status("running")
         self._saved, self._saved_step = time.monotonic(), self.step
 
     def _save_policy(self, policy: Policy) -> None:
@@ -247,7 +236,7 @@ class TrainingSession:
                     state = "stopped"
                 elif error is not None:
                     state = "failed"
-                self._directory.write_status(state, step=self.step, total=self.config.total_steps)
+                self._write_status(state)
         if self._owned and self.stop_requested and error is None:
             print(f"Stopped at step {self.step:,}. Go on with: fwp-rl train --resume {self.path}")
             if self._stop.exit_code == 130:
@@ -259,6 +248,11 @@ class TrainingSession:
         if self._run is None:
             raise RuntimeError("the session has not begun: call begin(policy, optimizer) first")
         return self._run
+
+    def _write_status(self, state: RunState) -> None:
+        self._directory.write_status(
+            state, step=self.step, total=self.config.total_steps, device=self.device
+        )
 
     def _task(self) -> str:
         return self.config.env.spec().name.rpartition("/")[2]
@@ -308,21 +302,18 @@ class TrainingSession:
         return notes
 
     def _refuse_changes(self, before: TrainConfig) -> None:
-        old, new = config_to_dict(before), config_to_dict(self._described_config())
-        old["run_dir"] = new["run_dir"]  # the folder may have been moved
         asked = self.config.run_dir
         if asked is not None and asked not in (before.run_dir, str(self.path)):
             raise RunError(
                 f"{self.path}: a resumed run goes on in its own directory; leave --run-dir out"
             )
-        changed = [name for name in new if old.get(name) != new[name]]
-        refused = sorted(set(changed) - RESUME_MAY_CHANGE)
-        if refused:
-            name = refused[0]
+        changed = first_change(before, self.config, without=RESUME_MAY_CHANGE)
+        if changed is not None:
+            name, was, asked_for = changed
+            allowed = sorted({*RESUME_MAY_CHANGE, *bookkeeping(self.config)} - {"run_dir"})
             raise RunError(
-                f"{self.path}: was trained with {name} = {old.get(name)!r}, asked for is "
-                f"{new[name]!r}. A resumed run may change "
-                f"{', '.join(sorted(RESUME_MAY_CHANGE))}; start a new run for anything else"
+                f"{self.path}: was trained with {name} = {was!r}, asked for is {asked_for!r}. A "
+                f"resumed run may change {', '.join(allowed)}; start a new run for anything else"
             )
 
     def _score(self) -> float | None:

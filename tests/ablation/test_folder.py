@@ -11,8 +11,9 @@ from fwp_rl import agents  # noqa: F401  # fills the registry of agents
 from fwp_rl.ablation.estimate import guessed_seconds, remaining_seconds, steps_per_second
 from fwp_rl.ablation.folder import AblationFolder, CellProgress
 from fwp_rl.ablation.grid import load_grid
-from fwp_rl.training.presets import config_to_dict
-from fwp_rl.training.run import RunError
+from fwp_rl.runs.directory import RunError
+from fwp_rl.runs.flags import apply_flags
+from fwp_rl.runs.presets import bookkeeping, config_to_dict, load_preset
 
 GRID = {
     "preset": "recall",
@@ -94,7 +95,8 @@ def test_finished_is_trained_and_evaluated_at_the_end(folder, grid):
     (run.path / "evaluations" / "damaged.json").write_text("{")
     evaluate(run)
     assert folder.state(cell) == "finished"
-    assert folder.score(cell) == 0.5
+    score = folder.score(cell)
+    assert (score.mean, score.games, score.step) == (0.5, 10, 1000)
     run.write_status("finished", step=999, total=1000)
     assert folder.state(cell) == "partial"
 
@@ -118,8 +120,22 @@ def test_a_cell_that_is_another_experiment_now_is_refused(folder, grid, tmp_path
     with pytest.raises(RunError, match=r"cell lstm-s1 has clip = 0\.3, but was begun .* with 0\.2"):
         folder.check(changed)
     # what says nothing of the experiment may change
-    overrides = GRID["overrides"] | {"checkpoint_minutes": 1.0, "device": "cpu"}
-    assert folder.check(make_grid(tmp_path, GRID | {"overrides": overrides})) == []
+    how = {"checkpoint_minutes": 1.0, "device": "cpu", "logger": "wandb", "evaluation_games": 20}
+    overrides = GRID["overrides"] | how | {"video": False, "keep_memory": False}
+    changed = make_grid(tmp_path, GRID | {"overrides": overrides})
+    assert folder.check(changed) == []
+
+
+def test_a_cell_is_resumed_by_what_the_grid_says_now_of_how_it_runs(folder, grid, tmp_path):
+    begin(folder, grid.cells[0], step=500, state="stopped")
+    assert folder.resume_flags(grid.cells[0]) == []
+    how = {"evaluation_games": 20, "video": False, "device": "cpu", "logger": "wandb"}
+    changed = make_grid(tmp_path, GRID | {"overrides": GRID["overrides"] | how})
+    flags = folder.resume_flags(changed.cells[0])
+    resumed = apply_flags(
+        load_preset(folder.run(grid.cells[0]).config), flags, prog="", description=""
+    )
+    assert bookkeeping(resumed) == bookkeeping(changed.cells[0].config)
 
 
 def test_more_cells_and_fewer_are_told(folder, grid, tmp_path):

@@ -4,7 +4,7 @@ import yaml
 from fwp_rl import agents
 from fwp_rl.ablation.grid import expand, grid_names, load_grid
 from fwp_rl.config import ConfigError
-from fwp_rl.reports.atari_scores import SCORES
+from fwp_rl.envs.atari.scores import SCORES
 
 RECALL = {"preset": "recall", "axes": {"seed": [1, 2]}}
 

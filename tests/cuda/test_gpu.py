@@ -5,7 +5,6 @@ torch, numba and pytest are all it needs: ``python -m pytest -m gpu``.
 
 import contextlib
 import itertools
-import os
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 
@@ -13,6 +12,7 @@ import pytest
 import torch
 
 from fwp_rl.kernels import BackendError, backend_status, cuda_driver, nvrtc
+from fwp_rl.machine import usable_cores
 
 pytestmark = [
     pytest.mark.gpu,
@@ -36,7 +36,7 @@ def _compiled(request):
         with contextlib.suppress(BackendError):
             nvrtc.cubin(kernel, scalar, architecture)
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(usable_cores()) as pool:
         for scalar in nvrtc.SCALARS.values():
             list(pool.map(lambda x, scalar=scalar: compiled(x, scalar), kernels))
 
