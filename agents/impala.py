@@ -134,19 +134,28 @@ def train(config: IMPALAConfig, *, resume: Path | None = None) -> Path:
         )
         actors.start(policy)
         while session.step < config.total_steps and not session.stop_requested:
+            # act: the actors do, all the while; here is a batch of what they have finished
             try:
                 with session.stopwatch("waiting"):
                     batch = actors.next_batch()
             except Exception:
                 session.save(policy, optimizer)
                 raise
+
+            # learn: one gradient step
             learning_rate = config.learning_rate
             if config.anneal_learning_rate:
                 learning_rate = linear_to_zero(learning_rate, session.step, config.total_steps)
             set_learning_rate(optimizer, learning_rate)
             with session.stopwatch("learning"):
                 metrics = _update(config, policy, optimizer, batch.rollout)
+                # publish: an actor takes these weights over before its next unroll. The unrolls
+                # that lie in buffers meanwhile were played by older ones, which V-trace corrects:
+                # about num_envs · actors.buffers / batch_size updates at most (3 by default) where
+                # the actors keep up with each other, and more for one that falls behind.
                 actors.publish(policy)
+
+            # record: how old the weights were, where the time went, and a checkpoint when due
             metrics |= _lag(batch, actors.version - 1)
             metrics |= {f"time/{name}": share for name, share in batch.shares.items()}
             metrics["optimizer/learning_rate"] = learning_rate
@@ -191,10 +200,13 @@ def impala_loss(
     """
     steps = slice(config.burn_in, None)
     length = len(rollout.action)
+    # bootstrap: the same pass goes one step further, and its last value is of what comes next
     output = replay(policy, rollout, start=config.burn_in, stop=length + 1)
     logits = output.logits[:-1]
     mask, action = rollout.mask[steps], rollout.action[steps]
     behaviour_logits = rollout.behaviour_logits[steps]
+
+    # targets and advantages of π from what μ played
     log_pi = log_prob(logits, action)
     # a dummy step's action was never played: its ratio must not enter
     log_rho = (log_pi - log_prob(behaviour_logits, action)).detach().masked_fill(~mask, 0)
@@ -209,6 +221,8 @@ def impala_loss(
         c_bar=config.c_bar,
         pg_rho_bar=config.pg_rho_bar,
     )
+
+    # the three losses, and their sum
     reduce = masked_sum if config.reduction == "sum" else masked_mean
     policy_loss = reduce(-advantage * log_pi, mask)
     value_loss = 0.5 * reduce((output.value[:-1] - target) ** 2, mask)

@@ -112,7 +112,10 @@ def train(config: PPOConfig, *, resume: Path | None = None) -> Path:
         collector = Collector(actor, config.rollout_length)
 
         while session.step < config.total_steps and not session.stop_requested:
+            # act: T steps of every column
             rollout, games = collector.collect()
+
+            # bootstrap: the value of what comes next, and from it targets and advantages
             with recording() as records:
                 bootstrap_value = actor.bootstrap_value()
             value = torch.cat([rollout.value, bootstrap_value[None]])
@@ -123,6 +126,8 @@ def train(config: PPOConfig, *, resume: Path | None = None) -> Path:
                 rollout.mask,
                 lam=config.gae_lambda,
             )
+
+            # learn: epochs × minibatches gradient steps
             learning_rate = config.learning_rate
             if config.anneal_learning_rate:
                 learning_rate = linear_to_zero(learning_rate, session.step, config.total_steps)
@@ -137,6 +142,8 @@ def train(config: PPOConfig, *, resume: Path | None = None) -> Path:
                     advantage,
                     minibatch_draws,
                 )
+
+            # record: the log, and a checkpoint when its time has come
             metrics |= core_metrics(records)
             metrics["optimizer/learning_rate"] = learning_rate
             metrics["value/explained_variance"] = explained_variance(
@@ -216,18 +223,22 @@ def ppo_loss(
     if config.normalize_advantages:
         advantage = normalize(advantage, mask)
 
+    # policy loss
     log_ratio = log_prob(output.logits, action) - log_prob(behaviour_logits, action)
     # a dummy step's action was never played: its ratio must not enter, not even as inf · 0
     ratio = torch.where(mask, log_ratio, torch.zeros_like(log_ratio)).exp()
     clipped = ratio.clamp(1 - config.clip, 1 + config.clip)
     policy_loss = masked_mean(torch.maximum(-advantage * ratio, -advantage * clipped), mask)
 
+    # value loss
     error = (output.value - target) ** 2
     if config.value_clip is not None:
         old = rollout.value[steps].masked_fill(~mask, 0)
         moved = old + (output.value - old).clamp(-config.value_clip, config.value_clip)
         error = torch.maximum(error, (moved - target) ** 2)
     value_loss = 0.5 * masked_mean(error, mask)
+
+    # entropy, and the sum of the three
     mean_entropy = masked_mean(entropy(output.logits), mask)
     loss = (
         policy_loss

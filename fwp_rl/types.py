@@ -15,8 +15,9 @@ observation is the true last one, the environment ignores its action, its reward
 step, which makes value[e + 1] the bootstrap value of a truncation at e.
 """
 
-from dataclasses import dataclass
-from typing import TypeAlias
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any, TypeAlias
 
 from torch import Tensor
 
@@ -54,6 +55,14 @@ class Observation:
     last_reward: Tensor
     last_action: Tensor
 
+    def map(self, change: Callable[[Tensor], Tensor]) -> "Observation":
+        """The observation of other tensors, each what ``change`` makes of one."""
+        return Observation(**{f.name: change(getattr(self, f.name)) for f in fields(self)})
+
+    def tensors(self) -> list[Tensor]:
+        """All of its tensors, in the order of the fields."""
+        return [getattr(self, f.name) for f in fields(self)]
+
 
 @dataclass(kw_only=True, slots=True)
 class PolicyOutput:
@@ -90,3 +99,25 @@ class Rollout:
     behaviour_logits: Tensor
     value: Tensor
     initial_state: State
+
+    def map(
+        self, change: Callable[[Tensor], Tensor], *, state: Callable[[Tensor], Tensor]
+    ) -> "Rollout":
+        """The rollout of other tensors: what ``change`` makes of each time-major one, [T, B, ...]
+        and the observation's T + 1, and ``state`` of each leaf [B, ...] of the state."""
+        changed: dict[str, Any] = {
+            f.name: change(getattr(self, f.name))
+            for f in fields(self)
+            if f.name not in ("observation", "initial_state")
+        }
+        return Rollout(
+            observation=self.observation.map(change),
+            initial_state=tuple(map(state, self.initial_state)),
+            **changed,
+        )
+
+    def tensors(self) -> list[Tensor]:
+        """All of its tensors, those of the observation and of the state among them."""
+        own = [getattr(self, f.name) for f in fields(self)]
+        inner = [*self.observation.tensors(), *self.initial_state]
+        return inner + [value for value in own if isinstance(value, Tensor)]

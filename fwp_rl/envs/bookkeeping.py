@@ -109,6 +109,9 @@ class Books:
         game_end               [B]  bool  the game ended, at this step or hidden in a dummy
         game_cut               [B]  bool  it ended by the time limit
         """
+        # An end is answered one step late. What was noted at the last step is this step's dummy:
+        # the environment ignored its action, and what it returns now begins an episode, so the
+        # same flags are reset[t + 1]. The ends of this step make the next one's dummy.
         dummy = self.dummy
         mask = ~dummy
         self.dummy = terminated | truncated

@@ -150,6 +150,8 @@ class PoolEnv:
     def step(self, action: NDArray[Any]) -> EnvStep:
         """Play one action per column. Raises ActionError for anything but B action numbers."""
         obs, reward, terminated, truncated, info = self._pool.step(action)
+        # The task's own end wins over the limit, or a finished episode would be bootstrapped; only
+        # then are the flags made exclusive.
         if self._ended_by_itself is not None and truncated.any():
             terminated = terminated | (truncated & self._ended_by_itself(obs, reward, info))
         truncated = truncated & ~terminated

@@ -371,6 +371,9 @@ class _Assembly:
         self._open: _Unroll | None = None  # has columns left
 
     def next_batch(self, source: _Source) -> Batch:
+        # Columns are copied, not stacked: batches and unrolls have sizes of their own, so an
+        # unroll may fill the end of one batch and the beginning of the next. It stays open until
+        # its last column is taken, and its actor plays on in another buffer meanwhile.
         version = torch.empty(self._batch_size, dtype=torch.int64)
         begun: list[_Unroll] = []
         filled = 0
@@ -388,9 +391,12 @@ class _Assembly:
             filled += count
             unroll.taken += count
             if unroll.taken == columns:
-                _synchronize(rollout.action.device)  # the copies have to end before reuse
+                # On a GPU the copies are only queued. The actor writes on a stream of its own, or
+                # with the CPU, which wait for no queue of ours: they have to end before it may.
+                _synchronize(rollout.action.device)
                 unroll.player.free.put(unroll.rollout)
                 self._open = None
+        # Of the unrolls begun here alone: one that two batches share counts once.
         wall = sum(unroll.wall for unroll in begun)
         activities = {name for unroll in begun for name in unroll.seconds}
         return Batch(

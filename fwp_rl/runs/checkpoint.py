@@ -333,6 +333,9 @@ def _drop_old(directory: Path, step: int, keep: int) -> None:
     Later steps than this one are left alone: they could not be read when the run resumed from an
     older one, and whoever looks into that wants them.
     """
+    # Only checkpoints that verify count as kept: were damaged ones counted, two of them would push
+    # the last good one out. So pruning reads them all; there are three or four. It follows the
+    # new one's writing: a crash in between leaves one too many, never one too few.
     scores = _verified(directory)
     kept = {_best(scores), *[good for good in scores if good <= step][-keep:]}
     for old in _steps(directory):

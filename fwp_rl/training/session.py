@@ -111,20 +111,27 @@ class TrainingSession:
         RunError where the directory cannot be used, CheckpointError where nothing in it can. An
         environment that cannot be made raises its own error, before anything is written.
         """
+        # The order is a protocol. The caller has made the policy, the optimizer and the random
+        # streams, which a checkpoint is about to fill; it makes environments and actors only
+        # after this, for their seeds depend on the step that a resumed run starts at.
+        # First, what can fail for reasons of the machine fails before anything is written.
         check_logger(self.config.logger)
         self.config.env.make(1, [0]).close()
         if self.resume is None:
             self._run = RunDirectory.create(self.config.run_dir or self._default_directory())
         else:
             self._run = RunDirectory.open(self.resume)
+        # The lock comes before the checkpoint is read: nobody replaces it meanwhile.
         self._cleanup.enter_context(self._run.lock())
         terms = self.config.env.terms()
         notes = [] if terms is None else [terms]
         if self.resume is not None:
             notes += self._restore(policy, optimizer)
+        # Only now is the directory ours to write: a refused resume has left it as it was.
         self._owned = True
         self._run.write_config(config_to_dict(self._described_config()))
         self._write_status("running")
+        # Drops the rows after the checkpoint, so it follows the restore.
         self._logger = self._cleanup.enter_context(
             MetricsLogger(
                 self.path,
@@ -151,6 +158,7 @@ class TrainingSession:
         else:
             # whatever became of the policy folder, it now holds the checkpoint's weights
             self._save_policy(policy)
+        # What came before is no training: the first row's speed starts here.
         self._logged = self._saved = time.monotonic()
         self.stopwatch.take()
 
