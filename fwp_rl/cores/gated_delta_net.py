@@ -114,7 +114,7 @@ def _write_and_read(
 
     q [T, B, H, K]  k [T, B, H, n, K]  v [T, B, H, n, V]  beta [T, B, H, n]
     """
-    steps, n = len(q), beta.shape[-1]
+    steps, n = q.shape[0], beta.shape[-1]
 
     def first(x: Tensor) -> Tensor:
         """x at the first write of each step, zeros at the others: [T, ...] to [T n, ...]."""
@@ -165,7 +165,7 @@ class _ShortConvolution(nn.Module):
         nn.init.uniform_(self.weight, -bound, bound)
 
     def forward(self, x: Tensor, recent: Tensor, reset: Tensor) -> tuple[Tensor, Tensor]:
-        steps, before = len(x), recent.shape[1]
+        steps, before = x.shape[0], recent.shape[1]
         known = torch.cat([recent.movedim(1, 0).flip(0), x])
         resets = F.pad(reset, (0, 0, before, 0))
         lagged = [x]
