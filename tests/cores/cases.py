@@ -21,7 +21,12 @@ SMALL: dict[str, Any] = {
     "feedforward_size": 7,
 }
 VARIANTS: dict[str, list[dict[str, Any]]] = {
-    "delta_net": [{"feature_map": "favor"}, {"attention_normaliser": True}],
+    "delta_net": [
+        {"feature_map": "favor"},
+        {"feature_map": "favor", "favor_epsilon": 0.03},
+        {"attention_normaliser": True},
+    ],
+    "gated_delta_net": [{"allow_negative_eigenvalues": True, "scale_queries": True}],
     "linear_transformer": [{"feature_map": "dpfp2"}, {"attention_normaliser": True}],
     "delta_lstm": [{"version": "v1"}],
     "gtrxl": [{"window": 5}],
