@@ -15,14 +15,17 @@ observation is the true last one, the environment ignores its action, its reward
 step, which makes value[e + 1] the bootstrap value of a truncation at e.
 """
 
-from dataclasses import dataclass
-from typing import TypeAlias
+from __future__ import annotations
 
-from torch import Tensor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+if TYPE_CHECKING:  # environments need no torch, nor does who asks what they are
+    from torch import Tensor
 
 __all__ = ["EnvSpec", "Observation", "PolicyOutput", "Rollout", "State"]
 
-State: TypeAlias = tuple[Tensor, ...]
+State: TypeAlias = "tuple[Tensor, ...]"
 """A core's memory: a flat tuple of ``[B, ...]`` tensors, ``()`` for a core without memory.
 Zeros mean "start of an episode"."""
 
