@@ -145,12 +145,12 @@ def bookkeeping(config: TrainConfig) -> dict[str, Any]:
 def first_change(
     before: TrainConfig, now: TrainConfig, *, without: Collection[str] = ()
 ) -> tuple[str, Any, Any] | None:
-    """The first field of the experiment that is another now, its old value and its new one, None
-    where it has the field no more or not yet; None where both are the same experiment."""
+    """The first field of the experiment that is another now, its old value (None where it had no
+    such field) and its new one; None where both are the same experiment."""
     old, new = experiment(before, without=without), experiment(now, without=without)
-    for name in {**new, **old}:
-        if name not in old or name not in new or old[name] != new[name]:
-            return name, old.get(name), new.get(name)
+    for name, value in new.items():  # fields are gone only with their section, whose name is there
+        if name not in old or old[name] != value:
+            return name, old.get(name), value
     return None
 
 
