@@ -29,7 +29,13 @@ from fwp_rl.models.policy import Policy
 from fwp_rl.registry import suggestion
 from fwp_rl.resources import configs_dir
 from fwp_rl.runs.config import TrainConfig
-from fwp_rl.runs.presets import config_from_dict, preset_path, read_yaml
+from fwp_rl.runs.presets import (
+    config_from_dict,
+    config_to_dict,
+    env_config_from_dict,
+    preset_path,
+    read_yaml,
+)
 
 __all__ = ["Cell", "Grid", "expand", "grid_names", "load_grid"]
 
@@ -110,7 +116,7 @@ def expand(data: Mapping[str, Any], *, source: str) -> tuple[Cell, ...]:
         if preset is None:
             raise ConfigError(f"{source}: preset: is missing, expected a name or a .yaml file")
         if preset not in presets:
-            presets[preset] = read_yaml(preset_path(preset))
+            presets[preset] = _read_preset(preset_path(preset))
         fields = dict(presets[preset])
         for change in laid:
             fields = _lay_over(fields, change, sections=True)
@@ -119,6 +125,16 @@ def expand(data: Mapping[str, Any], *, source: str) -> tuple[Cell, ...]:
         config = config_from_dict(fields, source=f"{source}: cell {name}")
         cells[name] = Cell(name=name, labels=labels, config=config)
     return tuple(cells.values())
+
+
+def _read_preset(path: Path) -> Mapping[str, Any]:
+    """The fields of a preset, ready for others to be laid over them. The config of a run spells out
+    the rules that its protocol settled: as they stand, they would hold against another protocol."""
+    fields = read_yaml(path)
+    if not isinstance(fields.get("env"), Mapping) or "name" not in fields["env"]:
+        return fields
+    env = env_config_from_dict(fields["env"], source=f"{path}: env")
+    return {**fields, "env": config_to_dict(env, settled=False)}
 
 
 def _values(axis: str, given: Any, source: str) -> Iterator[tuple[str, Mapping[str, Any]]]:

@@ -109,12 +109,14 @@ def env_config_from_dict(data: Mapping[str, Any], *, source: str = "env") -> Env
     return config
 
 
-def config_to_dict(config: Any, as_type: type | None = None) -> dict[str, Any]:
+def config_to_dict(
+    config: Any, as_type: type | None = None, *, settled: bool = True
+) -> dict[str, Any]:
     """Plain data that rebuilds the config: the inverse of the ``*_from_dict`` functions.
 
-    Rules that an environment's protocol settles are written out.
-
-    ``as_type`` keeps the fields of that base class alone: a training config is a policy config.
+    as_type  keeps the fields of that base class alone: a training config is a policy config
+    settled  write out the rules that an environment's protocol settles, as a stored config needs;
+             else they are None, and another protocol may be laid over them
     """
     data: dict[str, Any] = {}
     for registry in (AGENTS, *SECTIONS.values()):
@@ -123,9 +125,9 @@ def config_to_dict(config: Any, as_type: type | None = None) -> dict[str, Any]:
     for field in dataclasses.fields(as_type or config):
         value = getattr(config, field.name)
         if dataclasses.is_dataclass(value):
-            value = config_to_dict(value)
+            value = config_to_dict(value, settled=settled)
         data[field.name] = list(value) if isinstance(value, tuple) else value
-    if isinstance(config, EnvConfig):
+    if settled and isinstance(config, EnvConfig):
         data |= config.settled()
     return data
 
