@@ -130,7 +130,7 @@ def test_a_cell_that_is_another_experiment_now_is_refused(folder, grid, tmp_path
 def test_a_cell_is_resumed_by_what_the_grid_says_now_of_how_it_runs(folder, grid, tmp_path):
     begin(folder, grid.cells[0], step=500, state="stopped")
     assert folder.resume_flags(grid.cells[0]) == []
-    how = {"evaluation_games": 20, "video": False, "device": "cpu", "logger": "wandb"}
+    how = {"evaluation_games": 20, "keep_memory": False, "device": "cpu", "logger": "wandb"}
     changed = make_grid(tmp_path, GRID | {"overrides": GRID["overrides"] | how})
     flags = folder.resume_flags(changed.cells[0])
     begun = load_preset(folder.run(grid.cells[0]).config)
