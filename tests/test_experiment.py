@@ -9,6 +9,7 @@ import pytest
 import fwp_rl
 from fwp_rl import agents, experiment
 from fwp_rl.experiment import finish
+from fwp_rl.machine import facts
 
 
 @pytest.mark.parametrize("preset", ["recall", "impala_minigrid_memory"])
@@ -29,6 +30,9 @@ def test_train_trains_evaluates_and_draws_as_the_config_says(preset: str, tmp_pa
     [file] = (run / "evaluations").glob("*.json")
     result = json.loads(file.read_text())
     assert result["protocol"]["games"] == 8
+    for made in (result, json.loads((run / "status.json").read_text())):
+        assert made["machine"] == facts()["machine"]
+        assert (made["versions"], made["commit"]) == (facts()["versions"], facts()["commit"])
     assert (run / "curve.png").stat().st_size > 0
     longer = replace(config, total_steps=2 * result["step"], evaluation_games=0)
     assert fwp_rl.train(longer, resume=run) == run

@@ -77,9 +77,10 @@ def eight_cores(monkeypatch: pytest.MonkeyPatch) -> None:
         # the limit of a job above the step that runs
         ("0::/job/a\n", {"job__cpu_max": "200000 100000", "job__a__cpu_max": "max 100000"}, 2),
         ("0::/job/a\n", {"job__cpu_max": "max 100000", "job__a__cpu_max": "300000 100000"}, 3),
+        ("0::/job/a\n", {"job__cpu_max": "200000 100000", "job__a__cpu_max": "300000 100000"}, 2),
         # version 2 in a container that shows the host's path
         ("0::/docker/abc\n", {"cpu_max": "200000 100000"}, 2),
-        ("0::/../other\n", {"cpu_max": "200000 100000"}, 2),
+        ("0::/../other\n", {"cpu_max": "200000 100000", "..__cpu_max": "100000 100000"}, 2),
         # version 1
         (
             "3:cpuset:/\n2:cpu,cpuacct:/x\n1:memory:/\n",
@@ -88,7 +89,13 @@ def eight_cores(monkeypatch: pytest.MonkeyPatch) -> None:
             2,
         ),
         ("1:cpu:/\n", {"cpu__cpu_cfs_quota_us": "-1\n", "cpu__cpu_cfs_period_us": "100000\n"}, 8),
-        ("1:cpuset:/\n", {"cpu_max": "100000 100000\n"}, 8),  # of a hierarchy it is not in
+        # of a hierarchy that the process is not in
+        ("1:cpuset:/\n", {"cpu_max": "100000 100000\n"}, 8),
+        (
+            "1:cpuset:/\n",
+            {"cpu__cpu_cfs_quota_us": "100000\n", "cpu__cpu_cfs_period_us": "100000\n"},
+            8,
+        ),
         ("1:cpu:/\n", {"cpu__cpu_cfs_quota_us": "rubbish", "cpu__cpu_cfs_period_us": "0"}, 8),
     ],
 )  # fmt: skip
@@ -121,6 +128,11 @@ def test_what_results_carry() -> None:
     assert known["versions"]["fwp-rl"] == fwp_rl.__version__
     assert known["machine"]["cores"] == usable_cores()
     assert "gpu" not in known["machine"]
+
+
+def test_a_gpu_is_named_where_it_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"the GPU of {device}")
+    assert facts(torch.device("cuda:1"))["machine"]["gpu"] == "the GPU of cuda:1"
 
 
 def test_the_commit_is_that_of_the_checkout_and_of_no_repository_around_an_installation(

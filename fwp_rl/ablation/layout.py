@@ -19,10 +19,12 @@ import itertools
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from fwp_rl.config import ConfigError
 from fwp_rl.registry import canonical, suggestion
+from fwp_rl.resources import configs_dir
 from fwp_rl.runs.yaml_files import preset_path, read_yaml
 
 __all__ = ["PlainCell", "lay_out"]
@@ -71,7 +73,7 @@ def lay_out(data: Mapping[str, Any], *, source: str) -> tuple[PlainCell, ...]:
         if preset is None:
             raise ConfigError(f"{source}: preset: is missing, expected a name or a .yaml file")
         if preset not in presets:
-            presets[preset] = read_yaml(preset_path(preset))
+            presets[preset] = _read_preset(preset_path(preset))
         fields = dict(presets[preset])
         for change in laid:
             fields = _lay_over(fields, change, sections=True)
@@ -79,6 +81,20 @@ def lay_out(data: Mapping[str, Any], *, source: str) -> tuple[PlainCell, ...]:
             raise ConfigError(f"{source}: run_dir: is the runner's to choose; leave it out")
         cells[name] = PlainCell(name=name, labels=labels, fields=fields)
     return tuple(cells.values())
+
+
+def _read_preset(path: Path) -> Mapping[str, Any]:
+    """The fields of a preset, ready for others to be laid over them. The config of a run spells out
+    the rules that its protocol settled: as they stand, they would hold against another protocol."""
+    fields = read_yaml(path)
+    env = fields.get("env")
+    if path.parent == configs_dir() or not isinstance(env, Mapping) or "name" not in env:
+        return fields  # the package's presets spell out none, and need no torch to be read
+
+    from fwp_rl.runs.presets import config_to_dict, env_config_from_dict
+
+    config = env_config_from_dict(env, source=f"{path}: env")
+    return {**fields, "env": config_to_dict(config, settled=False)}
 
 
 def _values(axis: str, given: Any, source: str) -> Iterator[tuple[str, Mapping[str, Any]]]:

@@ -67,12 +67,14 @@ def env_config_from_dict(data: Mapping[str, Any], *, source: str = "env") -> Env
     return config
 
 
-def config_to_dict(config: Any, as_type: type | None = None) -> dict[str, Any]:
+def config_to_dict(
+    config: Any, as_type: type | None = None, *, settled: bool = True
+) -> dict[str, Any]:
     """Plain data that rebuilds the config: the inverse of the ``*_from_dict`` functions.
 
-    Rules that an environment's protocol settles are written out.
-
-    ``as_type`` keeps the fields of that base class alone: a training config is a policy config.
+    as_type  keeps the fields of that base class alone: a training config is a policy config
+    settled  write out the rules that an environment's protocol settles, as a stored config needs;
+             else they are None, and another protocol may be laid over them
     """
     data: dict[str, Any] = {}
     for registry in (AGENTS, *SECTIONS.values()):
@@ -81,9 +83,9 @@ def config_to_dict(config: Any, as_type: type | None = None) -> dict[str, Any]:
     for field in dataclasses.fields(as_type or config):
         value = getattr(config, field.name)
         if dataclasses.is_dataclass(value):
-            value = config_to_dict(value)
+            value = config_to_dict(value, settled=settled)
         data[field.name] = list(value) if isinstance(value, tuple) else value
-    if isinstance(config, EnvConfig):
+    if settled and isinstance(config, EnvConfig):
         data |= config.settled()
     return data
 
@@ -103,12 +105,12 @@ def bookkeeping(config: TrainConfig) -> dict[str, Any]:
 def first_change(
     before: TrainConfig, now: TrainConfig, *, without: Collection[str] = ()
 ) -> tuple[str, Any, Any] | None:
-    """The first field of the experiment that is another now, its old value and its new one, None
-    where it has the field no more or not yet; None where both are the same experiment."""
+    """The first field of the experiment that is another now, its old value (None where it had no
+    such field) and its new one; None where both are the same experiment."""
     old, new = experiment(before, without=without), experiment(now, without=without)
-    for name in {**new, **old}:
-        if name not in old or name not in new or old[name] != new[name]:
-            return name, old.get(name), new.get(name)
+    for name, value in new.items():  # fields are gone only with their section, whose name is there
+        if name not in old or old[name] != value:
+            return name, old.get(name), value
     return None
 
 

@@ -41,7 +41,8 @@ def folder(tmp_path):
 def begin(folder, cell, *, step=0, state="running", checkpoint=True):
     run = folder.run(cell)
     run.path.mkdir(parents=True)
-    run.write_config(config_to_dict(cell.config))
+    config = replace(cell.config, run_dir=str(run.path), plain=True)  # as the runner has it
+    run.write_config(config_to_dict(config))
     run.write_status(state, step=step, total=cell.config.total_steps)
     if checkpoint:
         (run.checkpoints / f"step_{step}").mkdir(parents=True)
@@ -129,13 +130,13 @@ def test_a_cell_that_is_another_experiment_now_is_refused(folder, grid, tmp_path
 def test_a_cell_is_resumed_by_what_the_grid_says_now_of_how_it_runs(folder, grid, tmp_path):
     begin(folder, grid.cells[0], step=500, state="stopped")
     assert folder.resume_flags(grid.cells[0]) == []
-    how = {"evaluation_games": 20, "video": False, "device": "cpu", "logger": "wandb"}
+    how = {"evaluation_games": 20, "keep_memory": False, "device": "cpu", "logger": "wandb"}
     changed = make_grid(tmp_path, GRID | {"overrides": GRID["overrides"] | how})
     flags = folder.resume_flags(changed.cells[0])
-    resumed = apply_flags(
-        load_preset(folder.run(grid.cells[0]).config), flags, prog="", description=""
-    )
-    assert bookkeeping(resumed) == bookkeeping(changed.cells[0].config)
+    begun = load_preset(folder.run(grid.cells[0]).config)
+    resumed = apply_flags(begun, flags, prog="", description="")
+    asked = bookkeeping(changed.cells[0].config)
+    assert bookkeeping(resumed) == asked | {"run_dir": begun.run_dir, "plain": True}
 
 
 def test_more_cells_and_fewer_are_told(folder, grid, tmp_path):

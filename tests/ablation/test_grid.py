@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import yaml
 
@@ -6,6 +8,7 @@ from fwp_rl.ablation.grid import expand, load_grid
 from fwp_rl.config import ConfigError
 from fwp_rl.envs.atari.scores import SCORES
 from fwp_rl.listing import ablation_rows
+from fwp_rl.runs.presets import config_to_dict
 from fwp_rl.runs.yaml_files import grid_names
 
 RECALL = {"preset": "recall", "axes": {"seed": [1, 2]}}
@@ -123,3 +126,21 @@ def test_every_cell_of_every_shipped_grid_is_valid():
     assert games == {"BattleZone", "DoubleDunk", "NameThisGame", "Phoenix", "Qbert"}
     horizons = {cell.config.core.gradient_horizon for cell in grids["gradient_horizon"].cells}
     assert horizons == {1, 10, None}
+
+
+def test_a_protocol_laid_over_a_runs_config_settles_its_own_rules(tmp_path):
+    """As on the command line. The file spells out the rules of the run's protocol."""
+    classic = agents.load_preset("ppo_atari")
+    own = replace(classic, env=replace(classic.env, frame_skip=2))
+    for name, config in {"run": classic, "own": own}.items():
+        stored = config_to_dict(config)
+        assert stored["env"]["sticky_actions"] == 0
+        del stored["run_dir"]
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(stored))
+    protocols = {"env.protocol": ["classic", "machado"]}
+    for preset, wanted in (("ppo_atari", classic), (str(tmp_path / "run.yaml"), classic)):
+        found = expand({"preset": preset, "axes": protocols}, source="x")
+        machado = replace(classic.env, protocol="machado")
+        assert [cell.config.env for cell in found] == [wanted.env, machado]
+    found = expand({"preset": str(tmp_path / "own.yaml"), "axes": protocols}, source="x")
+    assert [cell.config.env.changed_rules for cell in found] == [{"frame_skip": 2}] * 2, "its own"

@@ -118,6 +118,9 @@ def test_a_run_that_went_on_has_no_score_until_it_is_evaluated_again(tmp_path: P
     evaluate(run.path, games=16)
     first = score(run)
     assert first is not None
+    # a crash may come later than the last checkpoint, which keeps its score
+    run.write_status("failed", step=first.step + 100, total=200)
+    assert score(run) == first
     longer = replace(short, total_steps=2 * first.step)
     ppo.train(longer, resume=run.path)
     assert score(run) is None
