@@ -39,20 +39,28 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     if args[0] not in COMMANDS:
         _fail(f"unknown command {args[0]!r}. {suggestion(args[0], COMMANDS)}\n\n{_usage()}", 2)
-    from fwp_rl.kernels.dispatch import BackendError
-    from fwp_rl.runs.directory import RunError
-    from fwp_rl.runs.files import CheckpointError
-
     try:
         COMMANDS[args[0]][0](args[1:])
     except (ConfigError, UnknownNameError, FileNotFoundError) as error:
         _fail(str(error), 2)
-    except (RunError, CheckpointError, BackendError, FloatingPointError, ImportError) as error:
-        _fail(str(error), 1)
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:  # the reader of a pipe has seen enough: `fwp-rl list games | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except Exception as error:
+        if not isinstance(error, _failures()):
+            raise
+        _fail(str(error), 1)
+
+
+def _failures() -> tuple[type[Exception], ...]:
+    """Errors that say all in their one line."""
+    from fwp_rl.runs.directory import RunError
+    from fwp_rl.runs.files import CheckpointError
+
+    kernels = sys.modules.get("fwp_rl.kernels")  # what is not imported has raised nothing
+    own = () if kernels is None else (kernels.BackendError,)
+    return RunError, CheckpointError, FloatingPointError, ImportError, *own
 
 
 def _usage() -> str:
@@ -87,11 +95,8 @@ fwp-rl train PRESET --help lists every flag with the preset's values.
 
 
 def _train(args: list[str]) -> None:
-    from fwp_rl import agents  # fills the registry of agents
-    from fwp_rl.experiment import train
     from fwp_rl.runs.directory import RunDirectory
-    from fwp_rl.runs.flags import apply_flags
-    from fwp_rl.runs.presets import preset_names
+    from fwp_rl.runs.yaml_files import preset_names, preset_path
 
     resume = None
     for position, arg in enumerate(args):
@@ -111,14 +116,19 @@ def _train(args: list[str]) -> None:
             _fail("train: the first argument is a preset, or --resume RUN", 2)
         return
     if resume is None:
-        preset, args = args[0], args[1:]
-        config = agents.load_preset(preset)
-        prog = f"fwp-rl train {preset}"
+        source, prog, args = preset_path(args[0]), f"fwp-rl train {args[0]}", args[1:]
     else:
-        config = agents.load_preset(str(RunDirectory.open(resume).config))
-        prog = f"fwp-rl train --resume {resume}"
+        source, prog = RunDirectory.open(resume).config, f"fwp-rl train --resume {resume}"
+
+    from fwp_rl import agents  # fills the registry of agents
+    from fwp_rl.experiment import train
+    from fwp_rl.runs.flags import apply_flags
+
     config = apply_flags(
-        config, args, prog=prog, description="Train an agent; then evaluate, plot and film it."
+        agents.load_preset(source),
+        args,
+        prog=prog,
+        description="Train an agent; then evaluate, plot and film it.",
     )
     train(config, resume=resume)
 
@@ -262,12 +272,13 @@ def _report(args: list[str]) -> None:
                 here.
             title: Of the page; by default the folder's name.
         """
+        if not runs:
+            raise ConfigError("report needs run directories, an ablation, or a folder of runs")
+
         from fwp_rl import agents  # noqa: F401 (fills the registry of agents)
         from fwp_rl.reports.page import write_report
         from fwp_rl.reports.records import read_records
 
-        if not runs:
-            raise ConfigError("report needs run directories, an ablation, or a folder of runs")
         records = read_records(runs)
         for path, reason in records.skipped.items():
             print(f"fwp-rl: left out: {path}: {reason}", file=sys.stderr)
@@ -304,11 +315,8 @@ def _ablate(args: list[str]) -> None:
             dry_run: Print the cells, their steps and how long they will take; start nothing.
             plain: Print plain lines instead of the live table, as is done outside a terminal.
         """
-        from fwp_rl import agents  # noqa: F401  # fills the registry of agents
-        from fwp_rl.ablation.grid import load_grid
-        from fwp_rl.ablation.plan import print_plan
-        from fwp_rl.ablation.runner import run_grid
         from fwp_rl.machine import usable_cores
+        from fwp_rl.runs.yaml_files import grid_path
 
         for name, value in (("jobs", jobs), ("threads", threads)):
             if value is not None and value < 1:
@@ -316,7 +324,14 @@ def _ablate(args: list[str]) -> None:
         cores = usable_cores()
         jobs = jobs or max(1, cores // 2)
         threads = threads or max(1, cores // jobs)
-        loaded = load_grid(grid)
+        source = grid_path(grid)
+
+        from fwp_rl import agents  # noqa: F401  # fills the registry of agents
+        from fwp_rl.ablation.grid import load_grid
+        from fwp_rl.ablation.plan import print_plan
+        from fwp_rl.ablation.runner import run_grid
+
+        loaded = load_grid(source)
         output = output or Path("runs") / "ablations" / loaded.name
         if dry_run:
             print_plan(loaded, output, jobs=jobs, threads=threads)

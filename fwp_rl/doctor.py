@@ -18,7 +18,7 @@ from fwp_rl.kernels import backend_status, fast_weight, numba_threading_layer
 from fwp_rl.machine import facts
 from fwp_rl.models.policy import has_bfloat16
 from fwp_rl.resources import configs_dir, cuda_dir
-from fwp_rl.runs.presets import preset_names
+from fwp_rl.runs.yaml_files import preset_names
 
 __all__ = ["examine"]
 

@@ -1,5 +1,7 @@
 """The machine: its devices, the cores that this process may use, its memory allocator, and the
-facts that results carry. Needs torch alone."""
+facts that results carry. Needs torch alone, and imports it where it is asked about."""
+
+from __future__ import annotations
 
 import ctypes
 import os
@@ -12,11 +14,12 @@ from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from fwp_rl.config import ConfigError
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = [
     "check_device_name",
@@ -45,6 +48,8 @@ def check_device_name(name: str) -> None:
 def choose_device(name: str) -> torch.device:
     """The device of that name: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``; auto takes a CUDA device
     where there is one. ConfigError where it is none of these, or this machine does not have it."""
+    import torch
+
     check_device_name(name)
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if name == "auto":
@@ -113,6 +118,8 @@ def _limits(group: Path) -> list[float]:
 @contextmanager
 def cpu_threads(count: int) -> Iterator[None]:
     """Compute on ``count`` cores in this Python thread, and as before afterwards."""
+    import torch
+
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
@@ -140,6 +147,8 @@ def facts(device: torch.device | str = "cpu") -> dict[str, Any]:
 
     device  where it was computed; a GPU is named only if it was used, for asking starts CUDA
     """
+    import torch
+
     machine: dict[str, Any] = {
         "host": socket.gethostname(),
         "processor": processor(),
@@ -160,6 +169,8 @@ def versions() -> dict[str, str]:
             found[package] = version(package)
         except PackageNotFoundError:
             continue
+    import torch
+
     found["torch"] = str(torch.__version__)  # with its build, which the package's version may lack
     if torch.version.cuda is not None:
         found["cuda"] = torch.version.cuda

@@ -15,15 +15,18 @@ observation is the true last one, the environment ignores its action, its reward
 step, which makes value[e + 1] the bootstrap value of a truncation at e.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from torch import Tensor
+if TYPE_CHECKING:  # environments need no torch, nor does who asks what they are
+    from torch import Tensor
 
 __all__ = ["EnvSpec", "Observation", "PolicyOutput", "Rollout", "State"]
 
-State: TypeAlias = tuple[Tensor, ...]
+State: TypeAlias = "tuple[Tensor, ...]"
 """A core's memory: a flat tuple of ``[B, ...]`` tensors, ``()`` for a core without memory.
 Zeros mean "start of an episode"."""
 
@@ -55,7 +58,7 @@ class Observation:
     last_reward: Tensor
     last_action: Tensor
 
-    def map(self, change: Callable[[Tensor], Tensor]) -> "Observation":
+    def map(self, change: Callable[[Tensor], Tensor]) -> Observation:
         """The observation of other tensors, each what ``change`` makes of one."""
         return Observation(**{f.name: change(getattr(self, f.name)) for f in fields(self)})
 
@@ -102,14 +105,10 @@ class Rollout:
 
     def map(
         self, change: Callable[[Tensor], Tensor], *, state: Callable[[Tensor], Tensor]
-    ) -> "Rollout":
+    ) -> Rollout:
         """The rollout of other tensors: what ``change`` makes of each time-major one, [T, B, ...]
         and the observation's T + 1, and ``state`` of each leaf [B, ...] of the state."""
-        changed: dict[str, Any] = {
-            f.name: change(getattr(self, f.name))
-            for f in fields(self)
-            if f.name not in ("observation", "initial_state")
-        }
+        changed: dict[str, Any] = {name: change(getattr(self, name)) for name in self._time_major()}
         return Rollout(
             observation=self.observation.map(change),
             initial_state=tuple(map(state, self.initial_state)),
@@ -118,6 +117,10 @@ class Rollout:
 
     def tensors(self) -> list[Tensor]:
         """All of its tensors, those of the observation and of the state among them."""
-        own = [getattr(self, f.name) for f in fields(self)]
-        inner = [*self.observation.tensors(), *self.initial_state]
-        return inner + [value for value in own if isinstance(value, Tensor)]
+        own = [getattr(self, name) for name in self._time_major()]
+        return [*self.observation.tensors(), *self.initial_state, *own]
+
+    def _time_major(self) -> list[str]:
+        """The fields of its own that are [T, B, ...]."""
+        names = [f.name for f in fields(self)]
+        return [name for name in names if name not in ("observation", "initial_state")]

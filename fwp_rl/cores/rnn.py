@@ -91,7 +91,7 @@ class _Fused(nn.RNNBase):
     """
 
     def forward(self, x: Tensor, state: State) -> tuple[Tensor, State]:
-        weights: tuple[Tensor, ...] = tuple(*self.all_weights)
+        weights = tuple(self.all_weights[0])
         options = True, 1, 0.0, self.training, False, False  # biases, layers, dropout, ...
         layered = tuple(leaf.unsqueeze(0) for leaf in state)
         if self.mode == "LSTM":

@@ -10,6 +10,8 @@ runs/<name>/
     evaluations/  videos/
 """
 
+from __future__ import annotations
+
 import os
 import re
 import socket
@@ -18,14 +20,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import torch
 import yaml
 from filelock import FileLock, Timeout
 
 from fwp_rl.machine import facts
 from fwp_rl.runs.files import parse_json, write_file, write_json
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = ["RunDirectory", "RunError", "RunState", "default_run_name"]
 
@@ -54,7 +58,7 @@ class RunDirectory:
     path: Path
 
     @classmethod
-    def create(cls, path: str | Path) -> "RunDirectory":
+    def create(cls, path: str | Path) -> RunDirectory:
         """Make the directory of a new run. RunError where there is a run or anything else in it,
         and where nothing can be written."""
         path = Path(path)
@@ -83,7 +87,7 @@ class RunDirectory:
         return cls(path)
 
     @classmethod
-    def open(cls, path: str | Path) -> "RunDirectory":
+    def open(cls, path: str | Path) -> RunDirectory:
         """The directory of an existing run, or a RunError."""
         path = Path(path)
         if not path.is_dir():

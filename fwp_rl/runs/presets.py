@@ -12,7 +12,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from fwp_rl.config import ConfigError, is_bookkeeping
@@ -21,8 +20,8 @@ from fwp_rl.envs import ENVS, EnvConfig
 from fwp_rl.models.base import ENCODERS, EncoderConfig
 from fwp_rl.models.policy import PolicyConfig
 from fwp_rl.registry import Registry, UnknownNameError, suggestion
-from fwp_rl.resources import configs_dir
 from fwp_rl.runs.config import AGENTS, TrainConfig
+from fwp_rl.runs.yaml_files import preset_path, read_yaml
 
 __all__ = [
     "SECTIONS",
@@ -34,9 +33,6 @@ __all__ = [
     "first_change",
     "load_preset",
     "policy_config_from_dict",
-    "preset_names",
-    "preset_path",
-    "read_yaml",
 ]
 
 D = TypeVar("D")
@@ -45,48 +41,10 @@ SECTIONS: dict[type, Registry[Any]] = {CoreConfig: CORES, EncoderConfig: ENCODER
 """Base class of a section → the registry that knows its classes by name."""
 
 
-def preset_names() -> list[str]:
-    """Names of the presets that come with the package."""
-    return sorted(path.stem for path in configs_dir().glob("*.yaml"))
-
-
 def load_preset(name_or_path: str | Path) -> TrainConfig:
     """A preset by its name, or any YAML file by its path (``./mine.yaml``)."""
     path = preset_path(name_or_path)
     return config_from_dict(read_yaml(path), source=str(path))
-
-
-def preset_path(name_or_path: str | Path) -> Path:
-    """Where a preset lies; ConfigError for a name that there is not."""
-    given: Any = name_or_path
-    if not isinstance(given, (str, Path)):
-        raise ConfigError(f"preset: got {given!r}, expected a name or the path of a .yaml file")
-    name_or_path = str(name_or_path)
-    path = Path(name_or_path)
-    if path.suffix not in (".yaml", ".yml"):
-        names = preset_names()
-        name = name_or_path.replace("-", "_")
-        if name not in names:
-            hint = suggestion(name_or_path, names)
-            raise ConfigError(
-                f"unknown preset {name_or_path!r}. {hint + ' ' if hint else ''}"
-                f"Known: {', '.join(names)}; or give the path of a .yaml file"
-            )
-        path = configs_dir() / f"{name}.yaml"
-    return path
-
-
-def read_yaml(path: Path) -> Mapping[str, Any]:
-    """The mapping in a YAML file, or a ConfigError."""
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: is not valid YAML: {error}") from None
-    if not isinstance(data, Mapping):
-        raise ConfigError(f"{path}: expected a mapping of fields, found {type(data).__name__}")
-    return data
 
 
 def config_from_dict(data: Mapping[str, Any], *, source: str) -> TrainConfig:

@@ -6,11 +6,13 @@ import yaml
 from rich.console import Console
 
 from fwp_rl import agents
-from fwp_rl.ablation.grid import expand, grid_names, load_grid
+from fwp_rl.ablation.grid import expand, load_grid
 from fwp_rl.ablation.plan import print_plan
 from fwp_rl.config import ConfigError
 from fwp_rl.envs.atari.scores import SCORES
+from fwp_rl.listing import ablation_rows
 from fwp_rl.runs.presets import config_to_dict
+from fwp_rl.runs.yaml_files import grid_names
 
 RECALL = {"preset": "recall", "axes": {"seed": [1, 2]}}
 
@@ -114,6 +116,11 @@ def test_every_cell_of_every_shipped_grid_is_valid():
         "flicker",
     }
     grids = {name: load_grid(name) for name in names}
+    listed = {name: (cells, steps) for name, _, cells, steps in ablation_rows()}
+    assert listed == {
+        name: (len(grid.cells), sum(cell.config.total_steps for cell in grid.cells))
+        for name, grid in grids.items()
+    }
     for name, grid in grids.items():
         assert "seed" in grid.cells[0].labels, name
     games = {cell.config.env.game for cell in grids["cores_atari57"].cells}

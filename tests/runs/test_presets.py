@@ -25,8 +25,8 @@ from fwp_rl.runs.presets import (
     first_change,
     load_preset,
     policy_config_from_dict,
-    preset_names,
 )
+from fwp_rl.runs.yaml_files import preset_names
 
 
 def build(text: str) -> object:
