@@ -1,10 +1,13 @@
+import io
 from dataclasses import replace
 
 import pytest
 import yaml
+from rich.console import Console
 
 from fwp_rl import agents
 from fwp_rl.ablation.grid import expand, load_grid
+from fwp_rl.ablation.plan import print_plan
 from fwp_rl.config import ConfigError
 from fwp_rl.envs.atari.scores import SCORES
 from fwp_rl.listing import ablation_rows
@@ -144,3 +147,16 @@ def test_a_protocol_laid_over_a_runs_config_settles_its_own_rules(tmp_path):
         assert [cell.config.env for cell in found] == [wanted.env, machado]
     found = expand({"preset": str(tmp_path / "own.yaml"), "axes": protocols}, source="x")
     assert [cell.config.env.changed_rules for cell in found] == [{"frame_skip": 2}] * 2, "its own"
+
+
+def test_the_plan_counts_frames_where_a_step_plays_several(tmp_path):
+    axes = {"env.protocol": ["classic", "machado_2018"]}
+    grid = {"preset": "ppo_atari", "overrides": {"total_steps": 1000}, "axes": axes}
+    (tmp_path / "grid.yaml").write_text(yaml.safe_dump(grid))
+    (tmp_path / "toy.yaml").write_text(yaml.safe_dump(RECALL | {"overrides": {"total_steps": 10}}))
+    for name, words in (("grid", "2,000 steps = 9,000 frames"), ("toy", "20 steps; ")):
+        said = io.StringIO()
+        console = Console(file=said, width=200)
+        loaded = load_grid(tmp_path / f"{name}.yaml")
+        print_plan(loaded, tmp_path / "out", jobs=1, threads=1, console=console)
+        assert words in said.getvalue()

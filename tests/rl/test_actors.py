@@ -329,6 +329,36 @@ class CountsCores(RecallConfig):
         return env
 
 
+@dataclass(frozen=True, kw_only=True)
+class NotesThreads(RecallConfig):
+    """Recall that notes how many threads each pool is given."""
+
+    def make(
+        self,
+        num_envs: int,
+        seeds: Sequence[int],
+        *,
+        num_threads: int | None = None,
+        render: bool = False,
+    ) -> Any:
+        THREADS.append(num_threads)
+        return super().make(num_envs, seeds, num_threads=num_threads, render=render)
+
+
+THREADS: list[int | None] = []
+
+
+@pytest.mark.parametrize(("cores", "threads"), [(7, 3), (1, 1)])
+def test_pools_share_the_cores_that_the_process_may_use(
+    cores: int, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fwp_rl.rl.actors.usable_cores", lambda: cores)
+    THREADS.clear()
+    env = NotesThreads()
+    make_actors(env, make_policy(env), "inline").close()
+    assert [threads, threads] == THREADS
+
+
 def test_actors_compute_on_their_own_number_of_cores() -> None:
     """torch's count belongs to a Python thread: the learner's must stay what it is."""
     CORES_IN_USE.clear()
