@@ -48,7 +48,13 @@ def compiles_whole(config: CoreConfig) -> None:
         close(actual, expected)
 
 
-@pytest.mark.parametrize("name", CORES)
+QUICK = "delta_net", "lstm", "recurrent_delta_net"
+"""The others take long to compile."""
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in CORES]
+)
 def test_every_core_compiles_whole(name: str) -> None:
     compiles_whole(one_layer(name))
 

@@ -62,7 +62,11 @@ torch.testing.assert_close(answer, given["expected"])
 
 
 @pytest.mark.parametrize(
-    ("spec", "encoder"), [(VECTOR, MLPConfig()), (IMAGE, NatureCNNConfig(features=10))]
+    ("spec", "encoder"),
+    [
+        (VECTOR, MLPConfig()),
+        pytest.param(IMAGE, NatureCNNConfig(features=10), marks=pytest.mark.slow),
+    ],
 )
 def test_a_saved_step_runs_in_another_process(
     spec: EnvSpec, encoder: EncoderConfig, tmp_path: Path
