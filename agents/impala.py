@@ -1,7 +1,7 @@
 """IMPALA: actors that play while the learner learns, and V-trace for what they played meanwhile.
 
 Espeholt et al., "IMPALA: Scalable Distributed Deep-RL with Importance Weighted Actor-Learner
-Architectures" (2018), for policies with memory: a batch is whole environment columns, each
+Architectures" (2018), for policies with memory: a batch is whole environments, each
 replayed from the core state that its actor stored at the start of the unroll.
 
 One update: take a batch of finished unrolls, run the present policy π over its T + 1 observations,
@@ -48,18 +48,18 @@ class IMPALAConfig(TrainConfig):
     """CPU cores that the learner computes with; none: those that the actors leave. Threads that
     wait for one another on a core that an actor holds are slower than one thread."""
     num_envs: Annotated[int, Range(1, 4096)] = 48
-    """Environment columns of all actors together."""
+    """Environments of all actors together."""
     unroll_length: Annotated[int, Range(1)] = 50
-    """Steps of a column in a batch; also the span of backpropagation through time."""
+    """Steps of an environment in a batch; also the span of backpropagation through time."""
     batch_size: Annotated[int, Range(1)] = 32
-    """Columns in a batch: any that are finished."""
+    """Environments in a batch: any whose unroll is finished."""
     burn_in: Annotated[int, Range(0)] = 0
     """First steps of each unroll that only bring the stored core state up to date with the
     present weights: they get no gradient and are left out of the loss."""
     optimizer: Literal["rmsprop", "adam"] = "rmsprop"
     """RMSProp as in the papers, or Adam."""
     learning_rate: Annotated[float, Range(0, 1, above=True)] = 6e-4
-    """The optimizer's step size."""
+    """The optimizer's learning rate."""
     optimizer_epsilon: Annotated[float, Range(0, 1, above=True)] = 0.01
     """The optimizer's epsilon: 0.01 is for RMSProp on summed losses, 1e-5 fits Adam."""
     rmsprop_alpha: Annotated[float, Range(0, 1)] = 0.99
@@ -91,7 +91,7 @@ class IMPALAConfig(TrainConfig):
         if self.num_envs % self.actors.count:
             raise ConfigError(
                 f"actors.count: got {self.actors.count}, expected a divisor of "
-                f"num_envs = {self.num_envs}: each actor has as many columns as the others"
+                f"num_envs = {self.num_envs}: each actor has as many environments as the others"
             )
         if self.burn_in >= self.unroll_length:
             raise ConfigError(

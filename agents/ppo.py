@@ -1,7 +1,7 @@
 """Recurrent PPO.
 
 "Proximal Policy Optimization Algorithms" (Schulman et al. 2017) for policies with memory:
-minibatches are whole environment columns, each replayed from the core state that was stored at
+minibatches are whole environments, each replayed from the core state that was stored at
 the start of its rollout, with resets inside the sequence.
 
 One iteration: collect a rollout, bootstrap the value of what comes next, estimate advantages,
@@ -40,19 +40,20 @@ __all__ = ["PPOConfig", "ppo_loss", "train"]
 @AGENTS.register("ppo")
 @dataclass(frozen=True, kw_only=True)
 class PPOConfig(TrainConfig):
-    """Recurrent PPO over environment columns."""
+    """Recurrent PPO over environments that are stepped together."""
 
     rollout_length: Annotated[int, Range(1)] = 128
-    """Steps of every column between two updates; also the span of backpropagation through time."""
+    """Steps of every environment between two updates; also the span of backpropagation through
+    time."""
     epochs: Annotated[int, Range(1)] = 4
     """Passes over each rollout."""
     minibatches: Annotated[int, Range(1)] = 4
-    """Gradient steps per pass; each takes num_envs / minibatches columns."""
+    """Gradient steps per pass; each takes num_envs / minibatches environments."""
     burn_in: Annotated[int, Range(0)] = 0
     """First steps of each rollout that only bring the stored core state up to date with the
     present weights: they get no gradient and are left out of the loss."""
     learning_rate: Annotated[float, Range(0, 1, above=True)] = 2.5e-4
-    """Adam's step size."""
+    """Adam's learning rate."""
     adam_epsilon: Annotated[float, Range(0, 1, above=True)] = 1e-5
     """Adam's epsilon."""
     anneal_learning_rate: bool = True
@@ -81,7 +82,7 @@ class PPOConfig(TrainConfig):
         if self.num_envs % self.minibatches:
             raise ConfigError(
                 f"minibatches: got {self.minibatches}, expected a divisor of "
-                f"num_envs = {self.num_envs}: a minibatch is a set of whole columns"
+                f"num_envs = {self.num_envs}: a minibatch is a set of whole environments"
             )
         if self.burn_in >= self.rollout_length:
             raise ConfigError(
@@ -112,7 +113,7 @@ def train(config: PPOConfig, *, resume: Path | None = None) -> Path:
         collector = Collector(actor, config.rollout_length)
 
         while session.step < config.total_steps and not session.stop_requested:
-            # act: T steps of every column
+            # act: T steps of every environment
             rollout, games = collector.collect()
 
             # bootstrap: the value of what comes next, and from it targets and advantages
@@ -209,7 +210,7 @@ def ppo_loss(
     value_target: Tensor,
     advantage: Tensor,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The clipped surrogate, value and entropy loss of some columns.
+    """The clipped surrogate, value and entropy loss of some environments.
 
     value_target, advantage  [T, B]
     returns the scalar loss, and metrics without gradient

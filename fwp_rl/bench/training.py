@@ -62,7 +62,7 @@ def bench_training(
         agent: Which agent trains.
         encoder: The network before the core.
         game: Atari game.
-        num_envs: Environment columns; none: 16 with PPO, the preset's with IMPALA.
+        num_envs: Environments; none: 16 with PPO, the preset's with IMPALA.
         iterations: Measured iterations of 2,048 steps per run, after two that warm up.
         rounds: Runs per core; the cores take turns.
         output: Also write the figures to this JSON file.
@@ -107,7 +107,7 @@ def bench_training(
         for name, measured in runs.items()
     }
     columns = next(iter(configs.values())).num_envs
-    console.print(_table(figures, f"{agent}, {encoder}, {game}, {columns} columns"))
+    console.print(_table(figures, f"{agent}, {encoder}, {game}, {columns} environments"))
     if output is not None:
         device = choose_device("auto")
         write_json(

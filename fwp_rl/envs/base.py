@@ -150,7 +150,7 @@ def check_action(action: NDArray[Any], num_envs: int, num_actions: int) -> NDArr
         raise ActionError(f"actions are no array: {error}") from None
     if action.shape != (num_envs,):
         raise ActionError(
-            f"actions have shape {action.shape}, expected ({num_envs},): one per column"
+            f"actions have shape {action.shape}, expected ({num_envs},): one per environment"
         )
     if action.dtype.kind not in "iu":  # to NumPy's type tree, durations are integers too
         raise ActionError(f"actions have dtype {action.dtype}, expected an integer type")

@@ -25,7 +25,7 @@ def check_columns(num_envs: int, seeds: Sequence[int], num_threads: int | None =
     if not isinstance(seeds, (Sequence, np.ndarray)):
         raise ConfigError(f"seeds: got {seeds!r}, expected a sequence of {num_envs} whole numbers")
     if len(seeds) != num_envs:
-        raise ConfigError(f"seeds: got {len(seeds)}, expected {num_envs}, one per column")
+        raise ConfigError(f"seeds: got {len(seeds)}, expected {num_envs}, one per environment")
     for seed in seeds:
         if not _is_int(seed) or not 0 <= seed <= _MAX_SEED:
             raise ConfigError(f"seeds: got {seed!r}, expected whole numbers, 0 to {_MAX_SEED}")

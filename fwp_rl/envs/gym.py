@@ -43,7 +43,7 @@ class GymnasiumConfig(EnvConfig):
     kwargs: dict[str, Argument] = field(default_factory=dict)
     """Arguments of the environment's own, as gymnasium.make takes them."""
     processes: Annotated[bool, BOOKKEEPING] = False
-    """Run each column in a process of its own: for environments that are slow to step."""
+    """Run each environment in a process of its own: for environments that are slow to step."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -276,7 +276,7 @@ class GymnasiumEnv:
         try:
             answer = self._env.step(action + self._first_action)
         except (EOFError, ConnectionError) as error:  # of a pipe; what columns raise comes as it is
-            raise RuntimeError(f"the process of a column of {self.config.id} has died") from error
+            raise RuntimeError(f"the process of one {self.config.id} has died") from error
         self._stepping = False
         obs, reward, terminated, truncated, _ = answer
         truncated = truncated & ~terminated

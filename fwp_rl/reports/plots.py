@@ -97,7 +97,7 @@ def compare_learning_curves(
     runs  what is compared → the rows of metrics.jsonl of its runs, which share a colour
     """
     if len(runs) > len(PALETTE):
-        raise ValueError(f"runs: got {len(runs)} kinds, expected {len(PALETTE)} or fewer")
+        raise ValueError(f"runs: got {len(runs)} variants, expected {len(PALETTE)} or fewer")
     figure, axes = _figure()
     for color, (name, group) in zip(PALETTE, runs.items(), strict=False):
         for number, rows in enumerate(group):

@@ -70,7 +70,7 @@ def what_was_run(records: Records) -> Table:
     return Table(
         name="what_was_run",
         title="What was run",
-        caption=f"{total} runs: {len(records.labels)} kinds on {len(records.tasks)} tasks.",
+        caption=f"{total} runs: {len(records.labels)} variants on {len(records.tasks)} tasks.",
         columns=("", "value", "runs"),
         rows=rows,
     )
@@ -82,7 +82,7 @@ def _order(name: str) -> int:
 
 
 def differences(records: Records) -> Table:
-    """The fields of the configs in which kinds or tasks differ."""
+    """The fields of the configs in which variants or tasks differ."""
     groups: dict[tuple[str, str], Record] = {}
     for run in records.runs:
         groups.setdefault((run.task, run.label), run)
@@ -95,7 +95,7 @@ def differences(records: Records) -> Table:
         name="differences",
         title="In what the configs differ",
         caption="Fields that are the same everywhere are left out; so are seeds and folders.",
-        columns=("task", "kind", *differing),
+        columns=("task", "variant", *differing),
         rows=[
             [Cell(task), Cell(label), *(_value(config, name) for name in differing)]
             for (task, label), config in configs.items()
@@ -111,7 +111,7 @@ def _value(config: dict[str, Any], name: str) -> Cell:
 
 
 def scores(records: Records) -> Table:
-    """Mean of the final evaluations, raw and normalised, for each task and kind."""
+    """Mean of the final evaluations, raw and normalised, for each task and variant."""
     rows = []
     for task in records.tasks:
         for label in records.labels:
@@ -147,7 +147,7 @@ def scores(records: Records) -> Table:
         "step. Normalised: on Atari 0 is a random player and 1 a "
         "human, elsewhere they are the bounds that the task states.",
         columns=(
-            *("task", "kind", "seeds", "mean return", "range", "games", "at step"),
+            *("task", "variant", "seeds", "mean return", "range", "games", "at step"),
             *("normalised", "success"),
         ),
         rows=rows,
@@ -190,13 +190,13 @@ def published(records: Records) -> Table | None:
         title="Beside published scores",
         caption="All by the protocol of the fast weight papers: single lives, greedy actions, mean "
         "and standard deviation of the means of 5 runs of 30 lives.",
-        columns=("task", "kind", "seed", "steps", "ours", "published", "of"),
+        columns=("task", "variant", "seed", "steps", "ours", "published", "of"),
         rows=rows,
     )
 
 
 def costs(records: Records) -> Table:
-    """What each kind costs: counts of its core, measured speed, hours."""
+    """What each variant costs: counts of its core, measured speed, hours."""
     rows = []
     for task in records.tasks:
         for label in records.labels:
@@ -225,7 +225,7 @@ def costs(records: Records) -> Table:
         "one step of one environment. Steps per second are those of these runs on their machine, "
         "with whatever ran beside them.",
         columns=(
-            *("task", "kind", "parameters", "core's parameters", "state", "multiply-adds"),
+            *("task", "variant", "parameters", "core's parameters", "state", "multiply-adds"),
             *("steps/s", "training, all seeds"),
         ),
         rows=rows,
@@ -257,7 +257,7 @@ def runs(records: Records, folder: Path) -> Table:
         title="Runs",
         caption="The interval is over the games of one evaluation: it says nothing about seeds.",
         columns=(
-            *("task", "kind", "seed", "steps", "score", "games", "at step", "95 % interval"),
+            *("task", "variant", "seed", "steps", "score", "games", "at step", "95 % interval"),
             *("state", "directory"),
         ),
         rows=rows,

@@ -44,7 +44,7 @@ class ActorsConfig:
     kind: Literal["threads", "inline"] = "threads"
     """One thread per actor, or all in the learner's thread, in turn and reproducibly."""
     count: Annotated[int, Range(1, 256)] = 2
-    """Actors; each has num_envs / count columns. While one waits for its emulators, another
+    """Actors; each has num_envs / count environments. While one waits for its emulators, another
     computes."""
     buffers: Annotated[int, Range(1, 64)] = 2
     """Unrolls that an actor may have begun or finished and not yet given to the learner."""
@@ -109,7 +109,7 @@ class Actors:
         if len(seeds) % config.count:
             raise ConfigError(
                 f"actors.count: got {config.count}, expected a divisor of num_envs = {len(seeds)}: "
-                "each actor has as many columns as the others"
+                "each actor has as many environments as the others"
             )
         self._device = policy.value_head.weight.device
         self._unroll_length = unroll_length

@@ -23,7 +23,7 @@ class TrainConfig(PolicyConfig):
     env: EnvConfig = field(default_factory=AtariConfig)
     """The environment."""
     num_envs: Annotated[int, Range(1, 4096)] = 16
-    """Environment columns, stepped in lockstep."""
+    """Environments, stepped in lockstep."""
     total_steps: Annotated[int, Range(1)] = 10_000_000
     """Environment steps to train for. The steps that an environment ignores do not count."""
     seed: Annotated[int, Range(0, 2**31 - 1)] = 1

@@ -190,8 +190,8 @@ def _explain(error: ValidationError) -> str:
     """The first problem, as ``field: got ..., expected ...``."""
     problem = error.errors()[0]
     message = problem["msg"]
-    if problem["type"] == "value_error":  # raised by a __post_init__, which names its field
-        return message.removeprefix("Value error, ")
     where = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "value_error":  # raised by a __post_init__, which names its own field
+        return f"{where}." * bool(where) + message.removeprefix("Value error, ")
     expected = message.removeprefix("Input should be ")
     return f"{where}: got {problem['input']!r}, expected {expected}"

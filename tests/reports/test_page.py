@@ -70,15 +70,15 @@ def test_a_page_holds_all_it_needs(tmp_path: Path, make_run: MakeRun) -> None:
         assert f'id="{name}"' in path.read_text()
     assert "No intervals" not in page.text
     (delta,) = [
-        r for r in rows(folder, "scores") if (r["task"], r["kind"]) == ("Catch-v0", "delta_net")
+        r for r in rows(folder, "scores") if (r["task"], r["variant"]) == ("Catch-v0", "delta_net")
     ]
     assert (delta["seeds"], delta["mean return"], delta["range"]) == ("5", "1.30", "1.10 to 1.50")
     assert float(delta["normalised"]) == pytest.approx((1.3 + 1) / 2)  # Catch: -1 to 1
-    assert {r["kind"] for r in rows(folder, "costs")} == {"delta_net", "lstm"}
+    assert {r["variant"] for r in rows(folder, "costs")} == {"delta_net", "lstm"}
     assert any(r["value"] == "classic" for r in rows(folder, "what_was_run"))
     assert len(rows(folder, "runs")) == 20
     (differs,) = [
-        r for r in rows(folder, "differences") if r["kind"] == "lstm" and r["task"] == "Catch-v0"
+        r for r in rows(folder, "differences") if r["variant"] == "lstm" and r["task"] == "Catch-v0"
     ]
     assert differs["core.name"] == "lstm"
 
@@ -163,7 +163,7 @@ def make_ablation(folder: Path, runs: dict[Path, dict[str, str]]) -> Path:
 
 
 @pytest.mark.parametrize("seed_first", [True, False])
-def test_a_seed_that_is_written_like_another_axis_value_splits_no_kind(
+def test_a_seed_that_is_written_like_another_axis_value_splits_no_variant(
     seed_first: bool, make_run: MakeRun, tmp_path: Path
 ) -> None:
     runs = {}
@@ -185,7 +185,7 @@ def test_a_seed_that_is_written_like_another_axis_value_splits_no_kind(
     }
 
 
-def test_how_a_run_was_made_splits_no_kind(make_run: MakeRun, tmp_path: Path) -> None:
+def test_how_a_run_was_made_splits_no_variant(make_run: MakeRun, tmp_path: Path) -> None:
     make_run(seed=1)
     make_run(seed=2, logger="wandb", device="cuda:3", checkpoint_minutes=1.0)
     make_run(seed=3, evaluation_games=500, video=False, plain=True, run_dir="elsewhere")

@@ -79,6 +79,8 @@ def test_a_float_without_a_dot_is_a_float() -> None:
         ("{agent: ppo, num_envs: 6, minibatches: 4}", "minibatches: got 4, expected a divisor"),
         ("{agent: ppo, burn_in: 200}", "burn_in: got 200, expected less than rollout_length = 128"),
         ("{agent: ppo, device: gpu}", "device: got 'gpu', expected"),
+        ("{agent: impala, actors: {device: gpu}}", ": actors.device: got 'gpu', expected"),
+        ("{agent: impala, actors: {count: 0}}", ": actors.count: got 0, expected 1 to 256"),
         ("{agent: ppo, core: lstmm}", "core.name: unknown core 'lstmm'. Did you mean 'lstm'?"),
         ("{agent: ppo, core: {name: lstm, heads: 4}}", "core.heads: there is no such field"),
         ("{agent: ppo, core: {name: lstm, hidden_size: 0}}", "core.hidden_size: got 0, expected 1"),
