@@ -15,6 +15,7 @@ from typing import Annotated, Literal
 import tyro
 
 from fwp_rl.config import ConfigError
+from fwp_rl.machine import limit_threads
 from fwp_rl.registry import UnknownNameError, suggestion
 
 __all__ = ["main"]
@@ -28,6 +29,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     # emulators, and from each other where something else runs on the machine.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("GOMP_SPINCOUNT", "20000")  # a tenth of a millisecond, then sleep
+    limit_threads()
     args = list(sys.argv[1:] if argv is None else argv)
     if not args or args[0] in ("-h", "--help"):
         print(_usage())

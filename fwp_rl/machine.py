@@ -28,6 +28,7 @@ __all__ = [
     "cpu_threads",
     "facts",
     "keep_freed_memory",
+    "limit_threads",
     "processor",
     "usable_cores",
     "versions",
@@ -68,14 +69,26 @@ def usable_cores(root: Path = Path("/")) -> int:
 
     root  where ``proc`` and ``sys`` are mounted
     """
+    cores, quota = _affinity(), _quota(root)
+    return cores if quota is None else max(1, min(cores, int(quota)))
+
+
+def limit_threads() -> None:
+    """Before torch is imported: let it compute with no more threads than a container's quota pays
+    for, unless OMP_NUM_THREADS is set. Affinity OpenMP sees by itself, a quota it does not."""
+    cores = usable_cores()
+    if cores < _affinity():
+        os.environ.setdefault("OMP_NUM_THREADS", str(cores))
+
+
+def _affinity() -> int:
     if hasattr(os, "process_cpu_count"):  # Python 3.13
-        cores = os.process_cpu_count() or 1
+        cores: int | None = os.process_cpu_count()
     elif hasattr(os, "sched_getaffinity"):
         cores = len(os.sched_getaffinity(0))
     else:
-        cores = os.cpu_count() or 1
-    quota = _quota(root)
-    return cores if quota is None else max(1, min(cores, int(quota)))
+        cores = os.cpu_count()
+    return cores or 1
 
 
 def _quota(root: Path) -> float | None:

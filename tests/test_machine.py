@@ -106,6 +106,24 @@ def test_the_cores_are_those_that_affinity_and_quota_allow(
 
 
 @pytest.mark.usefixtures("eight_cores")
+@pytest.mark.parametrize(
+    ("usable", "before", "after"), [(3, None, "3"), (3, "5", "5"), (8, None, None)]
+)
+def test_torch_gets_the_threads_that_a_quota_pays_for(
+    usable: int, before: str | None, after: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "usable_cores", lambda: usable)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if before is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", before)
+    try:
+        machine.limit_threads()
+        assert os.environ.get("OMP_NUM_THREADS") == after
+    finally:
+        os.environ.pop("OMP_NUM_THREADS", None)  # the rest is monkeypatch's to restore
+
+
+@pytest.mark.usefixtures("eight_cores")
 def test_without_control_groups_affinity_alone_counts(tmp_path: Path) -> None:
     assert usable_cores(tmp_path) == 8
 

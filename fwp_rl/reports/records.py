@@ -1,8 +1,7 @@
 """What a report knows of each run, read from its directory.
 
 The score of a run is ``fwp_rl.runs.results.score``: of its last checkpoint, never the best of
-several. A directory that is no run, or that is damaged, is
-named and left out.
+several. A directory that is no run, or that is damaged, is named and left out.
 """
 
 import re

@@ -76,8 +76,9 @@ def test_killed_and_stopped_workers_are_resumed(tmp_path):
         assert second.returncode == 1
         first.send_signal(signal.SIGINT)
         said = first.communicate()[0]
-    finally:
-        first.kill()
+    finally:  # a runner that is killed leaves its workers behind, and these never end by themselves
+        first.terminate()
+        first.wait()
     assert first.returncode == 130, said
     assert "feedforward-s1: killed by SIGKILL; trying once more" in said
     assert "Go on with the same command" in said
