@@ -135,9 +135,8 @@ def _lay_over(
         before = fields.get(key)
         if sections and key in _SECTIONS:
             before, value = _section(before), _section(value)
-            if "name" in value and canonical(str(value["name"])) != canonical(
-                str(before.get("name", ""))
-            ):
+            known = str(before.get("name", ""))
+            if canonical(str(value.get("name", known))) != canonical(known):
                 before = {}
             fields[key] = {**before, **value}
         elif isinstance(before, Mapping) and isinstance(value, Mapping):
