@@ -6,7 +6,7 @@ Every module of this package is imported, so that a new agent is one new file.
 from importlib import import_module
 from pkgutil import iter_modules
 
-from fwp_rl.training.presets import config_from_dict, load_preset
+from fwp_rl.runs.presets import config_from_dict, load_preset
 
 __all__ = ["config_from_dict", "load_preset"]
 

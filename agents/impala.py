@@ -1,7 +1,7 @@
 """IMPALA: actors that play while the learner learns, and V-trace for what they played meanwhile.
 
 Espeholt et al., "IMPALA: Scalable Distributed Deep-RL with Importance Weighted Actor-Learner
-Architectures" (2018), for policies with memory: a batch is whole environment columns, each
+Architectures" (2018), for policies with memory: a batch is whole environments, each
 replayed from the core state that its actor stored at the start of the unroll.
 
 One update: take a batch of finished unrolls, run the present policy π over its T + 1 observations,
@@ -20,17 +20,16 @@ from typing import Annotated, Literal
 import torch
 from torch import Tensor
 
-from fwp_rl.config import ConfigError, Range
+from fwp_rl.config import BOOKKEEPING, ConfigError, Range
 from fwp_rl.cores import recording
-from fwp_rl.finishing import finish_run
+from fwp_rl.machine import cpu_threads
 from fwp_rl.models.categorical import entropy, kl_divergence, log_prob
 from fwp_rl.models.policy import Policy
+from fwp_rl.rl.actors import Actors, ActorsConfig, Batch
 from fwp_rl.rl.losses import explained_variance, masked_mean, masked_sum
 from fwp_rl.rl.replay import core_metrics, replay
 from fwp_rl.rl.returns import v_trace
-from fwp_rl.training.actors import Actors, ActorsConfig, Batch
-from fwp_rl.training.config import AGENTS, TrainConfig
-from fwp_rl.training.cpu_threads import cpu_threads
+from fwp_rl.runs.config import AGENTS, TrainConfig
 from fwp_rl.training.optim import clip_gradients, linear_to_zero, set_learning_rate
 from fwp_rl.training.session import TrainingSession
 from fwp_rl.types import Rollout
@@ -45,22 +44,22 @@ class IMPALAConfig(TrainConfig):
 
     actors: ActorsConfig = field(default_factory=ActorsConfig)
     """Who plays, and where."""
-    learner_threads: Annotated[int | None, Range(1, 256)] = None
+    learner_threads: Annotated[int | None, Range(1, 256), BOOKKEEPING] = None
     """CPU cores that the learner computes with; none: those that the actors leave. Threads that
     wait for one another on a core that an actor holds are slower than one thread."""
     num_envs: Annotated[int, Range(1, 4096)] = 48
-    """Environment columns of all actors together."""
+    """Environments of all actors together."""
     unroll_length: Annotated[int, Range(1)] = 50
-    """Steps of a column in a batch; also the span of backpropagation through time."""
+    """Steps of an environment in a batch; also the span of backpropagation through time."""
     batch_size: Annotated[int, Range(1)] = 32
-    """Columns in a batch: any that are finished."""
+    """Environments in a batch: any whose unroll is finished."""
     burn_in: Annotated[int, Range(0)] = 0
     """First steps of each unroll that only bring the stored core state up to date with the
     present weights: they get no gradient and are left out of the loss."""
     optimizer: Literal["rmsprop", "adam"] = "rmsprop"
     """RMSProp as in the papers, or Adam."""
     learning_rate: Annotated[float, Range(0, 1, above=True)] = 6e-4
-    """The optimizer's step size."""
+    """The optimizer's learning rate."""
     optimizer_epsilon: Annotated[float, Range(0, 1, above=True)] = 0.01
     """The optimizer's epsilon: 0.01 is for RMSProp on summed losses, 1e-5 fits Adam."""
     rmsprop_alpha: Annotated[float, Range(0, 1)] = 0.99
@@ -92,7 +91,7 @@ class IMPALAConfig(TrainConfig):
         if self.num_envs % self.actors.count:
             raise ConfigError(
                 f"actors.count: got {self.actors.count}, expected a divisor of "
-                f"num_envs = {self.num_envs}: each actor has as many columns as the others"
+                f"num_envs = {self.num_envs}: each actor has as many environments as the others"
             )
         if self.burn_in >= self.unroll_length:
             raise ConfigError(
@@ -105,7 +104,7 @@ class IMPALAConfig(TrainConfig):
 
 
 def train(config: IMPALAConfig, *, resume: Path | None = None) -> Path:
-    """Train to ``config.total_steps``, then evaluate; returns the run directory.
+    """Train to ``config.total_steps``; returns the run directory.
 
     ``resume`` continues that run directory from its newest good checkpoint. Ctrl-C and SIGTERM
     save a checkpoint before they take effect, and so does an actor that fails.
@@ -135,26 +134,34 @@ def train(config: IMPALAConfig, *, resume: Path | None = None) -> Path:
         )
         actors.start(policy)
         while session.step < config.total_steps and not session.stop_requested:
+            # act: the actors do, all the while; here is a batch of what they have finished
             try:
                 with session.stopwatch("waiting"):
                     batch = actors.next_batch()
             except Exception:
                 session.save(policy, optimizer)
                 raise
+
+            # learn: one gradient step
             learning_rate = config.learning_rate
             if config.anneal_learning_rate:
                 learning_rate = linear_to_zero(learning_rate, session.step, config.total_steps)
             set_learning_rate(optimizer, learning_rate)
             with session.stopwatch("learning"):
                 metrics = _update(config, policy, optimizer, batch.rollout)
+                # publish: an actor takes these weights over before its next unroll. The unrolls
+                # that lie in buffers meanwhile were played by older ones, which V-trace corrects:
+                # about num_envs · actors.buffers / batch_size updates at most (3 by default) where
+                # the actors keep up with each other, and more for one that falls behind.
                 actors.publish(policy)
+
+            # record: how old the weights were, where the time went, and a checkpoint when due
             metrics |= _lag(batch, actors.version - 1)
             metrics |= {f"time/{name}": share for name, share in batch.shares.items()}
             metrics["optimizer/learning_rate"] = learning_rate
             session.log(int(batch.rollout.mask.sum()), batch.games, metrics)
             session.save_if_due(policy, optimizer)
         session.save(policy, optimizer)
-    finish_run(session.path, config)
     return session.path
 
 
@@ -193,10 +200,13 @@ def impala_loss(
     """
     steps = slice(config.burn_in, None)
     length = len(rollout.action)
+    # bootstrap: the same pass goes one step further, and its last value is of what comes next
     output = replay(policy, rollout, start=config.burn_in, stop=length + 1)
     logits = output.logits[:-1]
     mask, action = rollout.mask[steps], rollout.action[steps]
     behaviour_logits = rollout.behaviour_logits[steps]
+
+    # targets and advantages of π from what μ played
     log_pi = log_prob(logits, action)
     # a dummy step's action was never played: its ratio must not enter
     log_rho = (log_pi - log_prob(behaviour_logits, action)).detach().masked_fill(~mask, 0)
@@ -211,6 +221,8 @@ def impala_loss(
         c_bar=config.c_bar,
         pg_rho_bar=config.pg_rho_bar,
     )
+
+    # the three losses, and their sum
     reduce = masked_sum if config.reduction == "sum" else masked_mean
     policy_loss = reduce(-advantage * log_pi, mask)
     value_loss = 0.5 * reduce((output.value[:-1] - target) ** 2, mask)

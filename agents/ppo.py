@@ -1,7 +1,7 @@
 """Recurrent PPO.
 
 "Proximal Policy Optimization Algorithms" (Schulman et al. 2017) for policies with memory:
-minibatches are whole environment columns, each replayed from the core state that was stored at
+minibatches are whole environments, each replayed from the core state that was stored at
 the start of its rollout, with resets inside the sequence.
 
 One iteration: collect a rollout, bootstrap the value of what comes next, estimate advantages,
@@ -23,14 +23,13 @@ from torch import Tensor
 
 from fwp_rl.config import ConfigError, Range
 from fwp_rl.cores import recording
-from fwp_rl.finishing import finish_run
 from fwp_rl.models.categorical import entropy, kl_divergence, log_prob
 from fwp_rl.models.policy import Policy
 from fwp_rl.rl.collector import Actor, Collector
 from fwp_rl.rl.losses import explained_variance, masked_mean, normalize
 from fwp_rl.rl.replay import core_metrics, replay, select_columns
 from fwp_rl.rl.returns import gae
-from fwp_rl.training.config import AGENTS, TrainConfig
+from fwp_rl.runs.config import AGENTS, TrainConfig
 from fwp_rl.training.optim import clip_gradients, linear_to_zero, set_learning_rate
 from fwp_rl.training.session import TrainingSession
 from fwp_rl.types import Rollout
@@ -41,19 +40,20 @@ __all__ = ["PPOConfig", "ppo_loss", "train"]
 @AGENTS.register("ppo")
 @dataclass(frozen=True, kw_only=True)
 class PPOConfig(TrainConfig):
-    """Recurrent PPO over environment columns."""
+    """Recurrent PPO over environments that are stepped together."""
 
     rollout_length: Annotated[int, Range(1)] = 128
-    """Steps of every column between two updates; also the span of backpropagation through time."""
+    """Steps of every environment between two updates; also the span of backpropagation through
+    time."""
     epochs: Annotated[int, Range(1)] = 4
     """Passes over each rollout."""
     minibatches: Annotated[int, Range(1)] = 4
-    """Gradient steps per pass; each takes num_envs / minibatches columns."""
+    """Gradient steps per pass; each takes num_envs / minibatches environments."""
     burn_in: Annotated[int, Range(0)] = 0
     """First steps of each rollout that only bring the stored core state up to date with the
     present weights: they get no gradient and are left out of the loss."""
     learning_rate: Annotated[float, Range(0, 1, above=True)] = 2.5e-4
-    """Adam's step size."""
+    """Adam's learning rate."""
     adam_epsilon: Annotated[float, Range(0, 1, above=True)] = 1e-5
     """Adam's epsilon."""
     anneal_learning_rate: bool = True
@@ -82,7 +82,7 @@ class PPOConfig(TrainConfig):
         if self.num_envs % self.minibatches:
             raise ConfigError(
                 f"minibatches: got {self.minibatches}, expected a divisor of "
-                f"num_envs = {self.num_envs}: a minibatch is a set of whole columns"
+                f"num_envs = {self.num_envs}: a minibatch is a set of whole environments"
             )
         if self.burn_in >= self.rollout_length:
             raise ConfigError(
@@ -95,7 +95,7 @@ class PPOConfig(TrainConfig):
 
 
 def train(config: PPOConfig, *, resume: Path | None = None) -> Path:
-    """Train to ``config.total_steps``, then evaluate; returns the run directory.
+    """Train to ``config.total_steps``; returns the run directory.
 
     ``resume`` continues that run directory from its newest good checkpoint. Ctrl-C and SIGTERM
     save a checkpoint before they take effect.
@@ -113,7 +113,10 @@ def train(config: PPOConfig, *, resume: Path | None = None) -> Path:
         collector = Collector(actor, config.rollout_length)
 
         while session.step < config.total_steps and not session.stop_requested:
+            # act: T steps of every environment
             rollout, games = collector.collect()
+
+            # bootstrap: the value of what comes next, and from it targets and advantages
             with recording() as records:
                 bootstrap_value = actor.bootstrap_value()
             value = torch.cat([rollout.value, bootstrap_value[None]])
@@ -124,6 +127,8 @@ def train(config: PPOConfig, *, resume: Path | None = None) -> Path:
                 rollout.mask,
                 lam=config.gae_lambda,
             )
+
+            # learn: epochs × minibatches gradient steps
             learning_rate = config.learning_rate
             if config.anneal_learning_rate:
                 learning_rate = linear_to_zero(learning_rate, session.step, config.total_steps)
@@ -138,6 +143,8 @@ def train(config: PPOConfig, *, resume: Path | None = None) -> Path:
                     advantage,
                     minibatch_draws,
                 )
+
+            # record: the log, and a checkpoint when its time has come
             metrics |= core_metrics(records)
             metrics["optimizer/learning_rate"] = learning_rate
             metrics["value/explained_variance"] = explained_variance(
@@ -146,7 +153,6 @@ def train(config: PPOConfig, *, resume: Path | None = None) -> Path:
             session.log(int(rollout.mask.sum()), games, metrics)
             session.save_if_due(policy, optimizer)
         session.save(policy, optimizer)
-    finish_run(session.path, config)
     return session.path
 
 
@@ -204,7 +210,7 @@ def ppo_loss(
     value_target: Tensor,
     advantage: Tensor,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The clipped surrogate, value and entropy loss of some columns.
+    """The clipped surrogate, value and entropy loss of some environments.
 
     value_target, advantage  [T, B]
     returns the scalar loss, and metrics without gradient
@@ -218,18 +224,22 @@ def ppo_loss(
     if config.normalize_advantages:
         advantage = normalize(advantage, mask)
 
+    # policy loss
     log_ratio = log_prob(output.logits, action) - log_prob(behaviour_logits, action)
     # a dummy step's action was never played: its ratio must not enter, not even as inf · 0
     ratio = torch.where(mask, log_ratio, torch.zeros_like(log_ratio)).exp()
     clipped = ratio.clamp(1 - config.clip, 1 + config.clip)
     policy_loss = masked_mean(torch.maximum(-advantage * ratio, -advantage * clipped), mask)
 
+    # value loss
     error = (output.value - target) ** 2
     if config.value_clip is not None:
         old = rollout.value[steps].masked_fill(~mask, 0)
         moved = old + (output.value - old).clamp(-config.value_clip, config.value_clip)
         error = torch.maximum(error, (moved - target) ** 2)
     value_loss = 0.5 * masked_mean(error, mask)
+
+    # entropy, and the sum of the three
     mean_entropy = masked_mean(entropy(output.logits), mask)
     loss = (
         policy_loss

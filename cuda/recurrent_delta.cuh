@@ -86,9 +86,9 @@ recurrent_delta_forward(const RecurrentDeltaForward<IO> a) {
   for (int t0 = 0; t0 < T; t0 += CHUNK) {
     const int count = T - t0 < CHUNK ? T - t0 : CHUNK;
     const long long first = in.at(t0);
-    stage<THREADS>(now.xq, count, a.xq + first * size_k, heads * size_k, size_k);
-    stage<THREADS>(now.xk, count, a.xk + first * size_k, heads * size_k, size_k);
-    stage<THREADS>(now.xv, count, a.xv + first * size_v, heads * size_v, size_v);
+    stage<THREADS, 2>(now.xq, count, a.xq + first * size_k, heads * size_k, size_k);
+    stage<THREADS, 2>(now.xk, count, a.xk + first * size_k, heads * size_k, size_k);
+    stage<THREADS, 2>(now.xv, count, a.xv + first * size_v, heads * size_v, size_v);
     if (thread < count) {
       now.xb[thread] = widen(a.xb[in.at(t0 + thread)]);
       now.keep[thread] = in.keep(t0 + thread);

@@ -8,9 +8,10 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fwp_rl.training.policy_folder import load_policy
+    from fwp_rl.experiment import train
+    from fwp_rl.runs.policy import load_policy
 
-__all__ = ["__version__", "load_policy"]
+__all__ = ["__version__", "load_policy", "train"]
 
 try:
     __version__ = version("fwp-rl")
@@ -20,7 +21,11 @@ except PackageNotFoundError:  # a checkout that was not installed
 
 def __getattr__(name: str) -> Any:
     if name == "load_policy":
-        from fwp_rl.training.policy_folder import load_policy
+        from fwp_rl.runs.policy import load_policy
 
         return load_policy
+    if name == "train":
+        from fwp_rl.experiment import train
+
+        return train
     raise AttributeError(f"module 'fwp_rl' has no attribute {name!r}")

@@ -15,6 +15,7 @@ from typing import Annotated, Literal
 import tyro
 
 from fwp_rl.config import ConfigError
+from fwp_rl.machine import limit_threads
 from fwp_rl.registry import UnknownNameError, suggestion
 
 __all__ = ["main"]
@@ -28,6 +29,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     # emulators, and from each other where something else runs on the machine.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("GOMP_SPINCOUNT", "20000")  # a tenth of a millisecond, then sleep
+    limit_threads()
     args = list(sys.argv[1:] if argv is None else argv)
     if not args or args[0] in ("-h", "--help"):
         print(_usage())
@@ -39,20 +41,28 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     if args[0] not in COMMANDS:
         _fail(f"unknown command {args[0]!r}. {suggestion(args[0], COMMANDS)}\n\n{_usage()}", 2)
-    from fwp_rl.kernels.dispatch import BackendError
-    from fwp_rl.training.files import CheckpointError
-    from fwp_rl.training.run import RunError
-
     try:
         COMMANDS[args[0]][0](args[1:])
     except (ConfigError, UnknownNameError, FileNotFoundError) as error:
         _fail(str(error), 2)
-    except (RunError, CheckpointError, BackendError, FloatingPointError, ImportError) as error:
-        _fail(str(error), 1)
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:  # the reader of a pipe has seen enough: `fwp-rl list games | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except Exception as error:
+        if not isinstance(error, _failures()):
+            raise
+        _fail(str(error), 1)
+
+
+def _failures() -> tuple[type[Exception], ...]:
+    """Errors that say all in their one line."""
+    from fwp_rl.runs.directory import RunError
+    from fwp_rl.runs.files import CheckpointError
+
+    kernels = sys.modules.get("fwp_rl.kernels")  # what is not imported has raised nothing
+    own = () if kernels is None else (kernels.BackendError,)
+    return RunError, CheckpointError, FloatingPointError, ImportError, *own
 
 
 def _usage() -> str:
@@ -87,10 +97,8 @@ fwp-rl train PRESET --help lists every flag with the preset's values.
 
 
 def _train(args: list[str]) -> None:
-    from fwp_rl import agents  # fills the registry of agents
-    from fwp_rl.training.flags import apply_flags
-    from fwp_rl.training.presets import preset_names
-    from fwp_rl.training.run import RunDirectory
+    from fwp_rl.runs.directory import RunDirectory
+    from fwp_rl.runs.yaml_files import preset_names, preset_path
 
     resume = None
     for position, arg in enumerate(args):
@@ -110,16 +118,21 @@ def _train(args: list[str]) -> None:
             _fail("train: the first argument is a preset, or --resume RUN", 2)
         return
     if resume is None:
-        preset, args = args[0], args[1:]
-        config = agents.load_preset(preset)
-        prog = f"fwp-rl train {preset}"
+        source, prog, args = preset_path(args[0]), f"fwp-rl train {args[0]}", args[1:]
     else:
-        config = agents.load_preset(str(RunDirectory.open(resume).config))
-        prog = f"fwp-rl train --resume {resume}"
+        source, prog = RunDirectory.open(resume).config, f"fwp-rl train --resume {resume}"
+
+    from fwp_rl import agents  # fills the registry of agents
+    from fwp_rl.experiment import train
+    from fwp_rl.runs.flags import apply_flags
+
     config = apply_flags(
-        config, args, prog=prog, description="Train an agent; then evaluate, plot and film it."
+        agents.load_preset(source),
+        args,
+        prog=prog,
+        description="Train an agent; then evaluate, plot and film it.",
     )
-    config.train(resume=resume)
+    train(config, resume=resume)
 
 
 def _evaluate(args: list[str]) -> None:
@@ -132,7 +145,7 @@ def _evaluate(args: list[str]) -> None:
         greedy: bool = False,
         checkpoint: Literal["last", "best"] = "last",
         seed: int = 0,
-        device: Literal["auto", "cpu", "cuda"] = "auto",
+        device: str = "auto",
         output: Path | None = None,
     ) -> None:
         """Play with a saved policy; print a table and write JSON.
@@ -145,7 +158,8 @@ def _evaluate(args: list[str]) -> None:
             greedy: Take the most probable action instead of sampling.
             checkpoint: The last policy, or the one with the best training return.
             seed: Seed of the evaluation's environments and actions.
-            device: Where the policy runs.
+            device: Where the policy runs: cpu, cuda or cuda:N; auto takes a CUDA device if there is
+                one.
             output: The JSON file; by default under the run's evaluations/.
         """
         from rich.console import Console
@@ -192,7 +206,7 @@ def _watch(args: list[str]) -> None:
         greedy: bool = False,
         checkpoint: Literal["last", "best"] = "last",
         seed: int = 0,
-        device: Literal["auto", "cpu", "cuda"] = "auto",
+        device: str = "auto",
         games: int = 1,
         max_seconds: float = 120.0,
         memory: bool = True,
@@ -210,7 +224,8 @@ def _watch(args: list[str]) -> None:
             greedy: Take the most probable action instead of sampling.
             checkpoint: The last policy, or the one with the best training return.
             seed: Seed of the game and of the actions.
-            device: Where the policy runs.
+            device: Where the policy runs: cpu, cuda or cuda:N; auto takes a CUDA device if there is
+                one.
             games: Whole games to film.
             max_seconds: Stop filming after so much playing time.
             memory: Show the memory beside the game; --no-memory films the game alone.
@@ -259,12 +274,13 @@ def _report(args: list[str]) -> None:
                 here.
             title: Of the page; by default the folder's name.
         """
+        if not runs:
+            raise ConfigError("report needs run directories, an ablation, or a folder of runs")
+
         from fwp_rl import agents  # noqa: F401 (fills the registry of agents)
         from fwp_rl.reports.page import write_report
         from fwp_rl.reports.records import read_records
 
-        if not runs:
-            raise ConfigError("report needs run directories, an ablation, or a folder of runs")
         records = read_records(runs)
         for path, reason in records.skipped.items():
             print(f"fwp-rl: left out: {path}: {reason}", file=sys.stderr)
@@ -294,24 +310,30 @@ def _ablate(args: list[str]) -> None:
 
         Args:
             grid: A name (fwp-rl list ablations), or the path of a .yaml file.
-            jobs: Cells that train at the same time; by default half the number of cores.
+            jobs: Cells that train at the same time; by default half the number of cores that
+                this process may use.
             threads: Threads of each of them; by default its share of the cores.
             output: The folder of the runs; by default runs/ablations/NAME.
             dry_run: Print the cells, their steps and how long they will take; start nothing.
             plain: Print plain lines instead of the live table, as is done outside a terminal.
         """
+        from fwp_rl.machine import usable_cores
+        from fwp_rl.runs.yaml_files import grid_path
+
+        for name, value in (("jobs", jobs), ("threads", threads)):
+            if value is not None and value < 1:
+                raise ConfigError(f"--{name}: got {value}, expected 1 or more")
+        cores = usable_cores()
+        jobs = jobs or max(1, cores // 2)
+        threads = threads or max(1, cores // jobs)
+        source = grid_path(grid)
+
         from fwp_rl import agents  # noqa: F401  # fills the registry of agents
         from fwp_rl.ablation.grid import load_grid
         from fwp_rl.ablation.plan import print_plan
         from fwp_rl.ablation.runner import run_grid
 
-        for name, value in (("jobs", jobs), ("threads", threads)):
-            if value is not None and value < 1:
-                raise ConfigError(f"--{name}: got {value}, expected 1 or more")
-        cores = os.cpu_count() or 1
-        jobs = jobs or max(1, cores // 2)
-        threads = threads or max(1, cores // jobs)
-        loaded = load_grid(grid)
+        loaded = load_grid(source)
         output = output or Path("runs") / "ablations" / loaded.name
         if dry_run:
             print_plan(loaded, output, jobs=jobs, threads=threads)

@@ -4,6 +4,10 @@
 ``__post_init__`` holds it there, so that YAML, command line and Python share one check:
 
     learning_rate: Annotated[float, Range(0, 1, above=True)] = 2.5e-4
+
+``BOOKKEEPING`` marks a field that says only how and where a run goes on, not what is tried:
+
+    device: Annotated[str, BOOKKEEPING] = "auto"
 """
 
 import dataclasses
@@ -15,7 +19,7 @@ from typing import Any, Union
 
 from fwp_rl.registry import suggestion
 
-__all__ = ["ConfigError", "Range", "check_ranges", "union_members"]
+__all__ = ["BOOKKEEPING", "ConfigError", "Range", "check_ranges", "is_bookkeeping", "union_members"]
 
 
 class ConfigError(ValueError):
@@ -45,6 +49,21 @@ class Range:
         if self.low is not None and (value <= self.low if self.above else value < self.low):
             return False
         return self.high is None or value <= self.high
+
+
+class Bookkeeping:
+    """The type of ``BOOKKEEPING``."""
+
+
+BOOKKEEPING = Bookkeeping()
+"""The mark of a field that does not make two runs different experiments: a resumed run may change
+it, an ablation and a report do not tell runs apart by it."""
+
+
+def is_bookkeeping(cls: type, field: str) -> bool:
+    """Whether a field of a config class has the mark."""
+    hint = _hints(cls)[field]
+    return typing.get_origin(hint) is typing.Annotated and BOOKKEEPING in typing.get_args(hint)[1:]
 
 
 def check_ranges(config: Any) -> None:

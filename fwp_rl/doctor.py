@@ -1,6 +1,5 @@
 """Says what is installed, and checks by use that each part works on this machine."""
 
-import platform
 import tempfile
 from collections.abc import Callable
 from functools import partial
@@ -16,9 +15,10 @@ import fwp_rl
 from fwp_rl import agents
 from fwp_rl.envs.atari import AtariConfig
 from fwp_rl.kernels import backend_status, fast_weight, numba_threading_layer
+from fwp_rl.machine import facts
 from fwp_rl.models.policy import has_bfloat16
 from fwp_rl.resources import configs_dir, cuda_dir
-from fwp_rl.training.presets import preset_names
+from fwp_rl.runs.yaml_files import preset_names
 
 __all__ = ["examine"]
 
@@ -44,9 +44,14 @@ def examine() -> bool:
     """Print the report; False where something that should work does not."""
     console = Console(highlight=False)
     console.print(f"[bold]fwp_rl {fwp_rl.__version__}[/] at {Path(fwp_rl.__file__).parent}")
-    console.print(f"  python {platform.python_version()}, {platform.platform()}")
+    known = facts()
+    made_by = f", commit {known['commit']}" if known["commit"] else ""
     console.print(
-        f"  torch threads {torch.get_num_threads()}, "
+        f"  python {known['versions']['python']}, {known['versions']['platform']}{made_by}"
+    )
+    console.print(
+        f"  {known['machine']['processor']}, {known['machine']['cores']} cores to use, "
+        f"torch threads {known['machine']['threads']}, "
         f"bfloat16 arithmetic {'yes' if has_bfloat16(torch.device('cpu')) else 'no'}, "
         f"CUDA {torch.cuda.get_device_name() if torch.cuda.is_available() else 'no'}"
     )

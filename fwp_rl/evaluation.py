@@ -8,7 +8,6 @@ short ones. A game cut by the time limit counts with what it had scored, and is 
 """
 
 import math
-import platform
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,19 +17,18 @@ import numpy as np
 import torch
 from rich.table import Table
 
-import fwp_rl
 from fwp_rl.envs import Game, VectorEnv
 from fwp_rl.envs.atari import protocol_in_words
-from fwp_rl.reports.atari_scores import human_normalized
+from fwp_rl.envs.atari.scores import human_normalized
+from fwp_rl.machine import choose_device, facts
 from fwp_rl.rl.collector import Actor
-from fwp_rl.training.checkpoint import best
-from fwp_rl.training.config import choose_device
-from fwp_rl.training.files import write_json
-from fwp_rl.training.policy_folder import SavedPolicy, load_saved
-from fwp_rl.training.presets import config_to_dict
-from fwp_rl.training.progress import Progress
-from fwp_rl.training.run import RunDirectory
-from fwp_rl.training.seeding import derive_seed, env_seeds
+from fwp_rl.runs.checkpoint import best
+from fwp_rl.runs.directory import RunDirectory
+from fwp_rl.runs.files import write_json
+from fwp_rl.runs.policy import SavedPolicy, load_saved
+from fwp_rl.runs.presets import config_to_dict
+from fwp_rl.runs.seeding import derive_seed, env_seeds
+from fwp_rl.terminal import Progress
 
 __all__ = [
     "checkpoint_label",
@@ -52,7 +50,7 @@ def evaluate(
     greedy: bool = False,
     checkpoint: Literal["last", "best"] = "last",
     seed: int = 0,
-    device: Literal["auto", "cpu", "cuda"] = "auto",
+    device: str = "auto",
     output: str | Path | None = None,
 ) -> dict[str, Any]:
     """Play whole games with a saved policy; returns what it also writes as JSON.
@@ -119,12 +117,7 @@ def write_result(
     result = result | {
         "environment": environment,
         "network": config_to_dict(saved.policy.config),
-        "versions": {
-            "fwp_rl": fwp_rl.__version__,
-            "torch": str(torch.__version__),
-            "numpy": np.__version__,
-            "python": platform.python_version(),
-        },
+        **facts(next(saved.policy.parameters()).device),
         "created": now.isoformat(timespec="seconds"),
     }
     stamp = now.strftime("%Y%m%d-%H%M%S")

@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 from fwp_rl.config import ConfigError
 from fwp_rl.cores import CORES
 from fwp_rl.evaluation import make_actor, open_policy, run_of
+from fwp_rl.machine import choose_device
 from fwp_rl.reports.memory_film import MemoryFilm
 from fwp_rl.reports.moments import play, screen_of
 from fwp_rl.reports.video import write_picture, write_video
 from fwp_rl.rl.collector import Actor
-from fwp_rl.training.config import choose_device
-from fwp_rl.training.seeding import env_seeds
+from fwp_rl.runs.seeding import env_seeds
 
 __all__ = ["record_video"]
 
@@ -29,7 +29,7 @@ def record_video(
     greedy: bool = False,
     checkpoint: Literal["last", "best"] = "last",
     seed: int = 0,
-    device: Literal["auto", "cpu", "cuda"] = "auto",
+    device: str = "auto",
     games: int = 1,
     max_seconds: float = 120.0,
     memory: bool = True,

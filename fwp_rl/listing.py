@@ -1,31 +1,31 @@
-"""What ``fwp-rl list`` prints."""
+"""What ``fwp-rl list`` prints.
+
+Presets and ablations are read as the YAML that they are, and environments need no torch: a list
+imports what it cannot do without.
+"""
 
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from fwp_rl import agents
-from fwp_rl.ablation.grid import grid_names, load_grid
-from fwp_rl.cores import CORES
-from fwp_rl.cores.cost import cost
-from fwp_rl.envs import ENVS
-from fwp_rl.envs.atari import GAMES, AtariConfig
-from fwp_rl.models.base import ENCODERS
-from fwp_rl.registry import Registry
-from fwp_rl.reports.atari_scores import SCORES
-from fwp_rl.training.config import AGENTS
-from fwp_rl.training.presets import preset_names
+from fwp_rl.registry import Registry, canonical
+from fwp_rl.runs.yaml_files import grid_names, grid_path, preset_names, preset_path, read_yaml
 
-__all__ = ["LISTS"]
+__all__ = ["LISTS", "ablation_rows", "preset_rows"]
+
+_SECTIONS = ("env", "core", "encoder")
 
 REFERENCE_INPUT = 257
 """256 features and the last reward: the core input of the papers' Atari agents."""
 
 
 def _cores() -> None:
+    from fwp_rl.cores import CORES
+    from fwp_rl.cores.cost import cost
+
     table = Table(title=f"Cores at {REFERENCE_INPUT} inputs", title_justify="left")
     table.add_column("core", no_wrap=True)
     table.add_column("what")
@@ -42,10 +42,15 @@ def _cores() -> None:
 
 
 def _encoders() -> None:
+    from fwp_rl.models import ENCODERS
+
     _print(_named(ENCODERS), "Swap with encoder:NAME; options are --encoder.OPTION")
 
 
 def _agents() -> None:
+    from fwp_rl import agents  # noqa: F401 (fills the registry of agents)
+    from fwp_rl.runs.config import AGENTS
+
     _print(_named(AGENTS), "A preset names its agent: see fwp-rl list presets")
 
 
@@ -55,17 +60,21 @@ def _presets() -> None:
     for column in ("agent", "environment", "core", "encoder"):
         table.add_column(column)
     table.add_column("steps", justify="right")
-    for name in preset_names():
-        config = agents.load_preset(name)
-        table.add_row(
-            name,
-            AGENTS.name_of(type(config)),
-            config.env.spec().name,
-            CORES.name_of(type(config.core)),
-            ENCODERS.name_of(type(config.encoder)),
-            f"{config.total_steps:,}",
-        )
+    for *row, steps in preset_rows():
+        table.add_row(*row, f"{steps:,}")
     _print(table, "Train one with fwp-rl train PRESET")
+
+
+def preset_rows() -> Iterator[tuple[str, str, str, str, str, int]]:
+    """Name, agent, environment, core, encoder and steps of each preset."""
+    from fwp_rl.envs import ENVS
+
+    for preset in preset_names():
+        fields = _stated(read_yaml(preset_path(preset)), "agent", *_SECTIONS, "total_steps")
+        env, core, encoder = (_section(fields[name]) for name in _SECTIONS)
+        spec = ENVS[env.pop("name")](**env).spec()
+        names = (canonical(section["name"]) for section in (core, encoder))
+        yield preset, canonical(fields["agent"]), spec.name, *names, fields["total_steps"]
 
 
 def _ablations() -> None:
@@ -74,17 +83,46 @@ def _ablations() -> None:
     table.add_column("what")
     table.add_column("cells", justify="right")
     table.add_column("steps", justify="right")
-    for name in grid_names():
-        grid = load_grid(name)
-        steps = sum(cell.config.total_steps for cell in grid.cells)
-        first_line = grid.source.read_text(encoding="utf-8").partition("\n")[0]
-        table.add_row(
-            name, first_line.lstrip("# ").removesuffix("."), f"{len(grid.cells):,}", f"{steps:,}"
-        )
+    for name, what, cells, steps in ablation_rows():
+        table.add_row(name, what, f"{cells:,}", f"{steps:,}")
     _print(table, "Run one with fwp-rl ablate NAME; --dry-run shows its cells")
 
 
+def ablation_rows() -> Iterator[tuple[str, str, int, int]]:
+    """Name, purpose, number of cells and their steps together, of each ablation."""
+    from fwp_rl.ablation.layout import lay_out
+
+    for name in grid_names():
+        path = grid_path(name)
+        what = path.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ").removesuffix(".")
+        cells = lay_out(read_yaml(path), source=str(path))
+        steps = sum(_stated(cell.fields, "total_steps")["total_steps"] for cell in cells)
+        yield name, what, len(cells), steps
+
+
+def _stated(fields: Mapping[str, Any], *wanted: str) -> Mapping[str, Any]:
+    """The fields of a training config as its YAML states them. Where that leaves one of the wanted
+    to its default, the whole config, which takes torch."""
+    named = all(
+        isinstance(fields.get(name), str) or "name" in (fields.get(name) or {})
+        for name in _SECTIONS
+        if name in wanted
+    )
+    if named and fields.keys() >= set(wanted):
+        return fields
+    from fwp_rl import agents
+    from fwp_rl.runs.presets import config_to_dict
+
+    return config_to_dict(agents.config_from_dict(fields, source="list"))
+
+
+def _section(value: str | Mapping[str, Any]) -> dict[str, Any]:
+    return {"name": value} if isinstance(value, str) else dict(value)
+
+
 def _envs() -> None:
+    from fwp_rl.envs import ENVS
+
     _print(
         _named(ENVS),
         "Swap with env:NAME, and encoder:mlp where observations are no images; options are "
@@ -93,6 +131,9 @@ def _envs() -> None:
 
 
 def _games() -> None:
+    from fwp_rl.envs.atari import GAMES, AtariConfig
+    from fwp_rl.envs.atari.scores import SCORES
+
     table = Table("game")
     for column in ("actions", "all actions", "random", "human"):
         table.add_column(column, justify="right")

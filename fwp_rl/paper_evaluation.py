@@ -11,7 +11,6 @@ training seeds, and is on another scale than the human and random scores, which 
 The wrappers have no time limit of their own: gym's for NoFrameskip-v4 cut a game at 400,000 frames.
 """
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,19 +20,19 @@ from rich.table import Table
 
 from fwp_rl.config import ConfigError
 from fwp_rl.envs import EnvConfig
-from fwp_rl.envs.atari import PROTOCOLS, AtariConfig
+from fwp_rl.envs.atari.rules import PAPER_RULES
 from fwp_rl.evaluation import checkpoint_label, make_actor, open_policy, write_result
+from fwp_rl.machine import choose_device
 from fwp_rl.rl.collector import Actor
-from fwp_rl.training.config import choose_device
-from fwp_rl.training.progress import Progress
-from fwp_rl.training.seeding import env_seeds
+from fwp_rl.runs.seeding import env_seeds
+from fwp_rl.terminal import Progress
 
 __all__ = ["EPISODES", "MAX_FRAMES", "RUNS", "evaluate_paper", "paper_table"]
 
 RUNS = 5
 EPISODES = 30
 """Episodes of a run."""
-MAX_FRAMES = 400_000
+MAX_FRAMES = PAPER_RULES.max_frames
 """Emulator frames after which a game is cut."""
 
 
@@ -42,7 +41,7 @@ def evaluate_paper(
     *,
     checkpoint: Literal["last", "best"] = "last",
     seed: int = 0,
-    device: Literal["auto", "cpu", "cuda"] = "auto",
+    device: str = "auto",
     output: str | Path | None = None,
 ) -> dict[str, Any]:
     """5 runs of 30 single lives with greedy actions; returns what it also writes as JSON.
@@ -117,16 +116,11 @@ def paper_table(result: dict[str, Any]) -> Table:
 
 def _paper_environment(config: EnvConfig) -> EnvConfig:
     """The training environment, with the time limit of the papers' code."""
-    if not isinstance(config, AtariConfig):
+    limited = config.paper_protocol()
+    if limited is None:
         raise ConfigError(
             "protocol: got paper, which is about the lives of Atari games, for a policy of "
             f"{config.spec().name}; use --protocol games"
-        )
-    limited = replace(config, max_frames=MAX_FRAMES)
-    if limited.rules != replace(PROTOCOLS["classic"], max_frames=MAX_FRAMES):
-        raise ConfigError(
-            "protocol: got paper, which plays by the rules of classic, for a policy that was "
-            f"trained by others ({config.terms()}); use --protocol games"
         )
     return limited
 

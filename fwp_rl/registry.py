@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Generic, TypeVar
 
-__all__ = ["Registry", "UnknownNameError", "suggestion"]
+__all__ = ["Registry", "UnknownNameError", "canonical", "suggestion"]
 
 T = TypeVar("T")
 C = TypeVar("C")
@@ -15,6 +15,11 @@ class UnknownNameError(KeyError):
 
     def __str__(self) -> str:  # KeyError would print the repr of the message
         return str(self.args[0])
+
+
+def canonical(name: str) -> str:
+    """How a registered name is written: ``delta_net`` for ``Delta-Net``."""
+    return name.strip().lower().replace("-", "_")
 
 
 def suggestion(given: str, known: Iterable[str]) -> str:
@@ -36,7 +41,7 @@ class Registry(Mapping[str, type[T]], Generic[T]):
 
     def register(self, name: str) -> Callable[[type[C]], type[C]]:
         """Class decorator that enters the class under ``name``."""
-        key = self._key(name)
+        key = canonical(name)
 
         def enter(cls: type[C]) -> type[C]:
             if key in self._classes:
@@ -60,17 +65,13 @@ class Registry(Mapping[str, type[T]], Generic[T]):
                 f"unknown {self.kind} {name!r}. {hint + ' ' if hint else ''}"
                 f"Known: {', '.join(sorted(self._classes))}"
             )
-        return self._classes[self._key(name)]
+        return self._classes[canonical(name)]
 
     def __contains__(self, name: object) -> bool:
-        return isinstance(name, str) and self._key(name) in self._classes
+        return isinstance(name, str) and canonical(name) in self._classes
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._classes)
 
     def __len__(self) -> int:
         return len(self._classes)
-
-    @staticmethod
-    def _key(name: str) -> str:
-        return name.strip().lower().replace("-", "_")

@@ -15,14 +15,18 @@ observation is the true last one, the environment ignores its action, its reward
 step, which makes value[e + 1] the bootstrap value of a truncation at e.
 """
 
-from dataclasses import dataclass
-from typing import TypeAlias
+from __future__ import annotations
 
-from torch import Tensor
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+if TYPE_CHECKING:  # environments need no torch, nor does who asks what they are
+    from torch import Tensor
 
 __all__ = ["EnvSpec", "Observation", "PolicyOutput", "Rollout", "State"]
 
-State: TypeAlias = tuple[Tensor, ...]
+State: TypeAlias = "tuple[Tensor, ...]"
 """A core's memory: a flat tuple of ``[B, ...]`` tensors, ``()`` for a core without memory.
 Zeros mean "start of an episode"."""
 
@@ -53,6 +57,14 @@ class Observation:
     reset: Tensor
     last_reward: Tensor
     last_action: Tensor
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> Observation:
+        """The observation of other tensors, each what ``change`` makes of one."""
+        return Observation(**{f.name: change(getattr(self, f.name)) for f in fields(self)})
+
+    def tensors(self) -> list[Tensor]:
+        """All of its tensors, in the order of the fields."""
+        return [getattr(self, f.name) for f in fields(self)]
 
 
 @dataclass(kw_only=True, slots=True)
@@ -90,3 +102,25 @@ class Rollout:
     behaviour_logits: Tensor
     value: Tensor
     initial_state: State
+
+    def map(
+        self, change: Callable[[Tensor], Tensor], *, state: Callable[[Tensor], Tensor]
+    ) -> Rollout:
+        """The rollout of other tensors: what ``change`` makes of each time-major one, [T, B, ...]
+        and the observation's T + 1, and ``state`` of each leaf [B, ...] of the state."""
+        changed: dict[str, Any] = {name: change(getattr(self, name)) for name in self._time_major()}
+        return Rollout(
+            observation=self.observation.map(change),
+            initial_state=tuple(map(state, self.initial_state)),
+            **changed,
+        )
+
+    def tensors(self) -> list[Tensor]:
+        """All of its tensors, those of the observation and of the state among them."""
+        own = [getattr(self, name) for name in self._time_major()]
+        return [*self.observation.tensors(), *self.initial_state, *own]
+
+    def _time_major(self) -> list[str]:
+        """The fields of its own that are [T, B, ...]."""
+        names = [f.name for f in fields(self)]
+        return [name for name in names if name not in ("observation", "initial_state")]

@@ -9,7 +9,7 @@ import pytest
 
 from fwp_rl.cores import CORES
 from fwp_rl.cores.cost import cost
-from fwp_rl.training.loggers import read_metrics
+from fwp_rl.runs.metrics import read_metrics
 
 PAGE = (Path(__file__).parents[1] / "docs" / "cores.md").read_text()
 

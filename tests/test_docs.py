@@ -1,6 +1,7 @@
 """The documentation does what it says."""
 
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,17 @@ def test_the_architecture_page_names_every_module() -> None:
         for path in (ROOT / folder).rglob("*"):
             if path.suffix in (".py", ".yaml") and path.name != "__init__.py":
                 assert path.name in text, f"docs/architecture.md does not name {path}"
+
+
+def test_the_pages_state_the_order_of_imports_that_is_held() -> None:
+    config = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    contract = config["tool"]["importlinter"]["contracts"][0]
+    held = [layer.split(" : ") for layer in contract["layers"] if layer != "__main__"]
+    for page in ("CONTRIBUTING.md", "docs/architecture.md"):
+        text = " ".join((ROOT / page).read_text().split())
+        stated = re.search(r"\bcli → (?:\w+,? |→ )+", text)
+        assert stated, page
+        assert [layer.split(", ") for layer in stated[0].strip().split(" → ")] == held, page
 
 
 def test_the_version_is_known() -> None:

@@ -1,16 +1,11 @@
-"""Evaluations' tables, and what follows a training."""
+"""Evaluations' tables."""
 
-from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-import pytest
 from rich.console import Console
 
-from fwp_rl import agents, finishing
 from fwp_rl.envs.atari import AtariConfig, describe_protocol
 from fwp_rl.evaluation import evaluation_table
-from fwp_rl.finishing import finish_run
 
 RESULT: dict[str, Any] = {
     "protocol": {"games": 2, "actions": "sampled", "checkpoint": "last"},
@@ -54,17 +49,3 @@ def test_a_result_that_was_stored_before_there_were_success_and_protocols_has_a_
     rows = printed(old)
     assert rows["mean return"] == "1.50"
     assert "success" not in rows
-
-
-def test_a_picture_that_fails_does_not_fail_a_finished_training(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def fail(*_: object, **__: object) -> None:
-        raise ValueError("operands could not be broadcast")
-
-    for name in ("learning_curve", "record_video"):
-        monkeypatch.setattr(finishing, name, fail)
-    finish_run(tmp_path, replace(agents.load_preset("quickstart"), evaluation_games=0))
-    said = capsys.readouterr().out
-    assert "No learning curve: ValueError: operands could not be broadcast" in said
-    assert "No video: ValueError" in said

@@ -17,8 +17,8 @@ from fwp_rl.evaluation import make_actor, open_policy
 from fwp_rl.models.encoders import MLPConfig, NatureCNNConfig
 from fwp_rl.models.policy import Policy, PolicyConfig
 from fwp_rl.paper_evaluation import MAX_FRAMES, evaluate_paper, paper_table
-from fwp_rl.training.policy_folder import save_policy
-from fwp_rl.training.seeding import env_seeds
+from fwp_rl.runs.policy import save_policy
+from fwp_rl.runs.seeding import env_seeds
 
 BREAKOUT = AtariConfig(game="Breakout")
 LIVES = 5

@@ -12,9 +12,10 @@ from rich.text import Text
 
 from fwp_rl.ablation.folder import CellProgress
 from fwp_rl.ablation.grid import Cell
-from fwp_rl.training.progress import format_count, format_seconds
+from fwp_rl.runs.results import Score
+from fwp_rl.terminal import format_count, format_seconds
 
-__all__ = ["Display", "Row"]
+__all__ = ["Display", "Row", "in_words"]
 
 PLAIN_INTERVAL = 30.0
 """Seconds between two summaries where there is no terminal."""
@@ -29,14 +30,18 @@ class Row:
     cell: Cell
     state: str
     progress: CellProgress = field(default_factory=CellProgress)
-    score: float | None = None
-    """Mean return of the final evaluation."""
+    score: Score | None = None
 
     @property
     def fraction(self) -> float:
         if self.state == "finished":
             return 1.0
         return min(self.progress.step / self.cell.config.total_steps, 1.0)
+
+
+def in_words(score: Score) -> str:
+    """``0.85 in 32 games at 40.1k``: mean return, games, and the step of the checkpoint."""
+    return f"{score.mean:.4g} in {score.games} games at {format_count(score.step)}"
 
 
 class Display:
@@ -96,14 +101,15 @@ class Display:
         progress, total = row.progress, row.cell.config.total_steps
         rate = progress.rate if row.state == "running" else None
         left = (total - progress.step) / rate if rate else math.nan
-        known = row.score if row.state == "finished" else progress.episode_return
+        known = progress.episode_return
+        latest = f"{known:.4g}" if known is not None and math.isfinite(known) else "-"
         return [
             row.state,
             f"{row.fraction:.0%}",
             f"{format_count(progress.step)}/{format_count(total)}",
             f"{rate:,.0f}/s" if rate else "-",
             format_seconds(max(left, 0.0)) if rate else "-",
-            f"{known:.4g}" if known is not None and math.isfinite(known) else "-",
+            in_words(row.score) if row.state == "finished" and row.score else latest,
         ]
 
     def _render(self) -> Group:

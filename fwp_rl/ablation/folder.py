@@ -23,11 +23,13 @@ from typing import Any, Literal
 import yaml
 from filelock import FileLock, Timeout
 
-from fwp_rl.ablation.grid import Cell, Grid, cell_fields
+from fwp_rl.ablation.grid import Cell, Grid
 from fwp_rl.config import ConfigError
-from fwp_rl.training.files import parse_json, write_file, write_json
-from fwp_rl.training.presets import config_to_dict, load_preset
-from fwp_rl.training.run import RunDirectory, RunError
+from fwp_rl.runs.directory import RunDirectory, RunError
+from fwp_rl.runs.files import parse_json, write_file, write_json
+from fwp_rl.runs.flags import as_flags
+from fwp_rl.runs.presets import bookkeeping, config_to_dict, first_change, load_preset
+from fwp_rl.runs.results import Score, score
 
 __all__ = ["AblationFolder", "CellProgress", "CellState"]
 
@@ -96,18 +98,17 @@ class AblationFolder:
             if not path.is_file():
                 continue
             try:
-                before = cell_fields(load_preset(path))
+                before = load_preset(path)
             except ConfigError as error:
                 raise RunError(
                     f"{self.path / cell.name}: its config cannot be read: {error}"
                 ) from None
-            now = cell_fields(cell.config)
-            changed = [name for name in now if before.get(name) != now[name]]
-            if changed:
-                name = changed[0]
+            changed = first_change(before, cell.config)
+            if changed is not None:
+                name, was, now = changed
                 raise RunError(
-                    f"{grid.source}: cell {cell.name} has {name} = {now[name]!r}, but was begun in "
-                    f"{self.path} with {before.get(name)!r}. Name another --output, or delete "
+                    f"{grid.source}: cell {cell.name} has {name} = {now!r}, but was begun in "
+                    f"{self.path} with {was!r}. Name another --output, or delete "
                     f"{self.path / cell.name}"
                 )
         before_cells = self._recorded()
@@ -168,6 +169,13 @@ class AblationFolder:
             return "waiting"
         return "finished" if self._is_finished(cell) else "partial"
 
+    def resume_flags(self, cell: Cell) -> list[str]:
+        """What the grid says by now of how and where a begun cell runs."""
+        before = bookkeeping(load_preset(self.run(cell).config))
+        now = bookkeeping(cell.config)
+        ours = ("run_dir", "plain")  # the runner's own
+        return as_flags({k: v for k, v in now.items() if before.get(k) != v and k not in ours})
+
     def prepare(self, cell: Cell) -> bool:
         """Make a cell ready for its process; whether that resumes it. A run that was killed before
         its first checkpoint is cleared away: there is nothing in it."""
@@ -197,10 +205,9 @@ class AblationFolder:
             episode_return=last.get("charts/episode_return"),
         )
 
-    def score(self, cell: Cell) -> float | None:
-        """Mean return of the last checkpoint's evaluation; None where there is none."""
-        result = self._evaluation(cell)
-        return None if result is None else float(result["summary"]["mean"])
+    def score(self, cell: Cell) -> Score | None:
+        """The run's score, of as many games as the grid asks for; None where there is none."""
+        return score(self.run(cell), games=cell.config.evaluation_games)
 
     def _is_finished(self, cell: Cell) -> bool:
         """Trained to its end, and its last checkpoint evaluated."""
@@ -211,26 +218,7 @@ class AblationFolder:
         trained = status.get("state") == "finished" and status.get("step", 0) >= (
             cell.config.total_steps
         )
-        return trained and (not cell.config.evaluation_games or self._evaluation(cell) is not None)
-
-    def _evaluation(self, cell: Cell) -> dict[str, Any] | None:
-        """The newest evaluation of the checkpoint at the end of training, with sampled actions and
-        at least the games asked for."""
-        found = []
-        for file in (self.run(cell).path / "evaluations").glob("*.json"):
-            try:
-                result = parse_json(file.read_bytes(), file)
-                protocol = result["protocol"]
-                if (
-                    protocol["checkpoint"] == "last"
-                    and protocol["actions"] == "sampled"
-                    and result["step"] >= cell.config.total_steps
-                    and protocol["games"] >= cell.config.evaluation_games
-                ):
-                    found.append((str(result["created"]), file.name, result))
-            except (OSError, RuntimeError, KeyError, TypeError):
-                continue
-        return max(found, key=lambda item: item[:2])[2] if found else None
+        return trained and (not cell.config.evaluation_games or self.score(cell) is not None)
 
     def _recorded(self) -> list[str]:
         path = self.path / "ablation.json"

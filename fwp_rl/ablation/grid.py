@@ -1,40 +1,20 @@
-"""A grid of training runs as YAML, and the cells that it means.
+"""The cells of a grid, each with its config checked. ``layout.py`` says what a grid is."""
 
-    preset: recall                       # a preset's name, or the path of a .yaml file
-    overrides: {total_steps: 200_000}    # for all cells; fields as a preset has them
-    axes:
-      core: [feedforward, lstm]          # a list: values of the field of that name ...
-      core.gradient_horizon: [1, null]   # ... which may lie inside a section
-      task:                              # a mapping: a label for any overrides
-        Catch: {env: {name: classic, task: Catch-v0}, encoder: mlp}
-        recall: {env: {name: recall, max_delay: 16}, total_steps: 400_000}
-      seed: [1, 2, 3, 4, 5]
-
-A cell is one value of each axis. Overrides are laid over the preset in the order of the file:
-``overrides`` first, then axis by axis. A section that changes its name drops the old one's options.
-The axis ``preset`` chooses the preset itself.
-"""
-
-import itertools
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from fwp_rl.ablation.layout import lay_out
 from fwp_rl.config import ConfigError
 from fwp_rl.models.policy import Policy
-from fwp_rl.registry import suggestion
-from fwp_rl.resources import configs_dir
-from fwp_rl.training.config import TrainConfig
-from fwp_rl.training.presets import config_from_dict, config_to_dict, preset_path, read_yaml
+from fwp_rl.runs.config import TrainConfig
+from fwp_rl.runs.presets import config_from_dict
+from fwp_rl.runs.yaml_files import grid_path, read_yaml
 
-__all__ = ["Cell", "Grid", "expand", "grid_names", "load_grid"]
-
-_KEYS = ("preset", "overrides", "axes")
-_SECTIONS = ("core", "encoder", "env")
+__all__ = ["Cell", "Grid", "expand", "load_grid"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,27 +37,12 @@ class Grid:
     cells: tuple[Cell, ...]
 
 
-def grid_names() -> list[str]:
-    """Names of the grids that come with the package."""
-    return sorted(path.stem for path in (configs_dir() / "ablations").glob("*.yaml"))
-
-
 def load_grid(name_or_path: str | Path) -> Grid:
     """A grid by its name, or any YAML file by its path, with the config of every cell checked.
 
     ConfigError for whatever is wrong in it: names the file, the cell and the field.
     """
-    path = Path(name_or_path)
-    if path.suffix not in (".yaml", ".yml"):
-        names = grid_names()
-        name = str(name_or_path).replace("-", "_")
-        if name not in names:
-            hint = suggestion(name, names)
-            raise ConfigError(
-                f"unknown ablation {str(name_or_path)!r}. {hint + ' ' if hint else ''}"
-                f"Known: {', '.join(names)}; or give the path of a .yaml file"
-            )
-        path = configs_dir() / "ablations" / f"{name}.yaml"
+    path = grid_path(name_or_path)
     cells = expand(read_yaml(path), source=str(path))
     _check_policies(cells, str(path))
     return Grid(name=path.stem, source=path, cells=cells)
@@ -85,108 +50,14 @@ def load_grid(name_or_path: str | Path) -> Grid:
 
 def expand(data: Mapping[str, Any], *, source: str) -> tuple[Cell, ...]:
     """The cells of a grid from plain data, each with a valid config."""
-    for key in data:
-        if key not in _KEYS:
-            hint = suggestion(str(key), _KEYS)
-            raise ConfigError(
-                f"{source}: {key}: there is no such key. {hint or 'Known: ' + ', '.join(_KEYS)}"
-            )
-    axes = data.get("axes")
-    if not isinstance(axes, Mapping) or not axes:
-        raise ConfigError(f"{source}: axes: got {axes!r}, expected a mapping of axes to values")
-    overrides = _mapping(data.get("overrides", {}), f"{source}: overrides")
-    values = {axis: list(_values(str(axis), axes[axis], source)) for axis in axes}
-    presets: dict[Any, Mapping[str, Any]] = {}
-    cells: dict[str, Cell] = {}
-    for combination in itertools.product(*values.values()):
-        labels = {str(axis): label for axis, (label, _) in zip(values, combination, strict=True)}
-        name = _cell_name(labels)
-        if name in cells:
-            raise ConfigError(f"{source}: axes: two cells have the name {name}")
-        laid = [overrides, *(dict(change) for _, change in combination)]
-        preset = data.get("preset")
-        for change in laid:
-            preset = change.pop("preset", preset) if change is not overrides else preset
-        if preset is None:
-            raise ConfigError(f"{source}: preset: is missing, expected a name or a .yaml file")
-        if preset not in presets:
-            presets[preset] = read_yaml(preset_path(preset))
-        fields = dict(presets[preset])
-        for change in laid:
-            fields = _lay_over(fields, change, sections=True)
-        if "run_dir" in fields:
-            raise ConfigError(f"{source}: run_dir: is the runner's to choose; leave it out")
-        config = config_from_dict(fields, source=f"{source}: cell {name}")
-        cells[name] = Cell(name=name, labels=labels, config=config)
-    return tuple(cells.values())
-
-
-def _values(axis: str, given: Any, source: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Label and overrides of each value of an axis."""
-    where = f"{source}: axes.{axis}"
-    if isinstance(given, Mapping):
-        for label, change in given.items():
-            yield str(label), _mapping(change, f"{where}.{label}")
-        return
-    if not isinstance(given, list) or not given:
-        raise ConfigError(
-            f"{where}: got {given!r}, expected a list of values, or labels with their overrides"
+    return tuple(
+        Cell(
+            name=cell.name,
+            labels=cell.labels,
+            config=config_from_dict(cell.fields, source=f"{source}: cell {cell.name}"),
         )
-    for value in given:
-        nested: Any = value
-        for key in reversed(axis.split(".")):
-            nested = {key: nested}
-        label = "none" if value is None else str(value)
-        if isinstance(value, Mapping):
-            label = str(value.get("name", value))
-        yield label, nested
-
-
-def _mapping(given: Any, where: str) -> dict[str, Any]:
-    if given is None:
-        return {}
-    if not isinstance(given, Mapping):
-        raise ConfigError(f"{where}: got {given!r}, expected a mapping of fields to values")
-    return dict(given)
-
-
-def _lay_over(
-    below: Mapping[str, Any], above: Mapping[str, Any], *, sections: bool = False
-) -> dict[str, Any]:
-    """The fields of both; where both have one, mappings are laid over each other in turn."""
-    fields = dict(below)
-    for key, value in above.items():
-        before = fields.get(key)
-        if sections and key in _SECTIONS:
-            before, value = _section(before), _section(value)
-            if "name" in value and _key(value["name"]) != _key(before.get("name", "")):
-                before = {}
-            fields[key] = {**before, **value}
-        elif isinstance(before, Mapping) and isinstance(value, Mapping):
-            fields[key] = _lay_over(before, value)
-        else:
-            fields[key] = value
-    return fields
-
-
-def _section(value: Any) -> dict[str, Any]:
-    if isinstance(value, Mapping):
-        return dict(value)
-    return {} if value is None else {"name": value}
-
-
-def _key(name: Any) -> str:
-    return str(name).lower().replace("-", "_")
-
-
-def _cell_name(labels: Mapping[str, str]) -> str:
-    """``lstm-Catch-s1``: fit for a file name, numbers with the initial of their axis."""
-    parts = []
-    for axis, label in labels.items():
-        number = re.fullmatch(r"[\d_.eE+]+|none|True|False", label)
-        initial = axis.rpartition(".")[2] if axis != "seed" else "s"
-        parts.append(f"{initial}{label}" if number else label)
-    return re.sub(r"[^A-Za-z0-9._-]+", "_", "-".join(parts)).strip(".-") or "cell"
+        for cell in lay_out(data, source=source)
+    )
 
 
 def _check_policies(cells: tuple[Cell, ...], source: str) -> None:
@@ -204,10 +75,3 @@ def _check_policies(cells: tuple[Cell, ...], source: str) -> None:
                 Policy(cell.config, spec)
         except ConfigError as error:
             raise ConfigError(f"{source}: cell {cell.name}: {error}") from None
-
-
-def cell_fields(config: TrainConfig) -> dict[str, Any]:
-    """What makes the cell the experiment that it is: the config as plain data, without what a
-    resumed run may set anew."""
-    ignored = {"run_dir", "device", "checkpoint_minutes", "keep_memory", "plain", "video"}
-    return {k: v for k, v in config_to_dict(config).items() if k not in ignored}

@@ -7,9 +7,8 @@ from rich.table import Table
 
 from fwp_rl.ablation.estimate import guessed_seconds, remaining_seconds, steps_per_second
 from fwp_rl.ablation.folder import AblationFolder
-from fwp_rl.ablation.grid import Cell, Grid
-from fwp_rl.envs.atari import AtariConfig
-from fwp_rl.training.progress import format_seconds
+from fwp_rl.ablation.grid import Grid
+from fwp_rl.terminal import format_seconds
 
 __all__ = ["print_plan"]
 
@@ -47,7 +46,7 @@ def print_plan(
     for note in notes:
         console.print(note, soft_wrap=True)
     steps = sum(cell.config.total_steps for cell in grid.cells)
-    frames = sum(_frames(cell) for cell in grid.cells)
+    frames = sum(cell.config.total_steps * cell.config.env.frames_per_step() for cell in grid.cells)
     console.print(
         f"{len(grid.cells)} cells, {len(finished)} finished; {steps:,} steps"
         f"{f' = {frames:,} frames' if frames != steps else ''}; "
@@ -68,10 +67,3 @@ def print_plan(
             "cells that have run in this folder",
             soft_wrap=True,
         )
-
-
-def _frames(cell: Cell) -> int:
-    """Emulator frames; of other tasks, steps."""
-    env = cell.config.env
-    skip = env.rules.frame_skip if isinstance(env, AtariConfig) else 1
-    return cell.config.total_steps * skip

@@ -14,11 +14,11 @@ from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fwp_rl.ablation.display import Display, Row
+from fwp_rl.ablation.display import Display, Row, in_words
 from fwp_rl.ablation.estimate import remaining_seconds
 from fwp_rl.ablation.folder import AblationFolder, CellProgress
 from fwp_rl.ablation.grid import Cell, Grid
-from fwp_rl.training.signals import StopRequest
+from fwp_rl.runs.signals import StopRequest
 
 __all__ = ["run_grid", "worker_environment"]
 
@@ -104,7 +104,9 @@ class _Runner:
     def _launch(self, cell: Cell, attempt: int) -> None:
         resumes = self.folder.prepare(cell)
         run = self.folder.run(cell).path
-        what = ["--resume", str(run)] if resumes else [str(self.folder.config(cell))]
+        what = [str(self.folder.config(cell))]
+        if resumes:
+            what = ["--resume", str(run), *self.folder.resume_flags(cell)]
         command = [sys.executable, "-m", "fwp_rl", "train", *what, "--plain"]
         log = self.folder.log(cell)
         log.parent.mkdir(parents=True, exist_ok=True)
@@ -152,10 +154,17 @@ class _Runner:
 
     def _finish(self, cell: Cell) -> None:
         score = self.folder.score(cell)
-        self.folder.record(cell, "finished", score=score)
+        self.folder.record(
+            cell,
+            "finished",
+            score=None if score is None else score.mean,
+            games=None if score is None else score.games,
+            step=None if score is None else score.step,
+        )
         self.rows[cell.name].score = score
         self.rows[cell.name].progress = self.folder.progress(cell)
-        self._say(cell, "finished" + ("" if score is None else f": return {score:.4g}"), "finished")
+        of = "" if score is None else f": return {in_words(score)}"
+        self._say(cell, f"finished{of}", "finished")
 
     def _stop_workers(self) -> None:
         """Ask every worker to save and end, and wait for them."""

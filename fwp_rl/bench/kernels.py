@@ -17,10 +17,7 @@ An op is timed only if its outputs and gradients are those of the reference in f
 
 import argparse
 import importlib.util
-import os
-import platform
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -32,7 +29,6 @@ from typing import Any, Final, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-import fwp_rl
 from fwp_rl.config import ConfigError
 from fwp_rl.kernels import (
     BackendError,
@@ -43,11 +39,23 @@ from fwp_rl.kernels import (
     recurrent_delta,
     srwm,
 )
+from fwp_rl.machine import facts, keep_freed_memory
 from fwp_rl.registry import suggestion
-from fwp_rl.training.allocator import keep_freed_memory
-from fwp_rl.training.files import write_json
+from fwp_rl.runs.files import write_json
 
-__all__ = ["OPS", "Op", "bench_kernels", "flat", "make_inputs"]
+__all__ = [
+    "OPS",
+    "Op",
+    "Shape",
+    "bench_kernels",
+    "doubled",
+    "flat",
+    "leaves_of",
+    "make_inputs",
+    "moved_bytes",
+    "outcome",
+    "peers",
+]
 
 ROUNDS = 5
 TOLERANCE = 2e-4
@@ -142,7 +150,7 @@ def bench_kernels(
     keep_freed_memory()  # as training does: else every pass waits for fresh pages
     results: list[dict[str, Any]] = []
     refused: list[str] = []
-    circumstances = _circumstances(device)
+    circumstances = facts(device) | {"date": datetime.now(UTC).isoformat(timespec="seconds")}
     print(_table_head(fused), flush=True)
     for name in ops:
         for shape in QUICK if quick else _shapes(name, device):
@@ -217,7 +225,8 @@ def _shapes(op: str, device: str) -> tuple[Shape, ...]:
     return (ACTING, *LEARNING, *ON_CUDA, *huge)
 
 
-def _leaves(inputs: dict[str, Any]) -> list[Tensor]:
+def leaves_of(inputs: dict[str, Any]) -> list[Tensor]:
+    """The float tensors of an op's arguments, which from now on want gradients."""
     return [x.requires_grad_() for x in flat(inputs) if x.is_floating_point()]
 
 
@@ -225,7 +234,7 @@ def _disagreement(name: str, shape: Shape, device: str, fused: str) -> str:
     """What the fused kernel gets wrong, in a line; empty if nothing."""
     op, (T, B, H, D) = OPS[name], shape
     inputs = make_inputs(op, (T, min(B, COLUMNS_CHECKED), H, D), device=device)
-    got, expected = _outcome(op, inputs, fused), _outcome(op, _doubled(inputs), "reference")
+    got, expected = outcome(op, inputs, fused), outcome(op, doubled(inputs), "reference")
     for what, truth in expected.items():
         error = float((got[what].double() - truth).abs().max() / truth.abs().max().clamp_min(1e-6))
         if not error <= TOLERANCE:
@@ -236,20 +245,20 @@ def _disagreement(name: str, shape: Shape, device: str, fused: str) -> str:
     return ""
 
 
-def _doubled(value: Any) -> Any:
+def doubled(value: Any) -> Any:
     """Arguments of an op in float64."""
     if isinstance(value, dict):
-        return {name: _doubled(x) for name, x in value.items()}
+        return {name: doubled(x) for name, x in value.items()}
     if isinstance(value, tuple):
-        return tuple(map(_doubled, value))
+        return tuple(map(doubled, value))
     return value.double() if value.is_floating_point() else value
 
 
-def _outcome(op: Op, inputs: dict[str, Any], backend: str) -> dict[str, Tensor]:
+def outcome(op: Op, inputs: dict[str, Any], backend: str) -> dict[str, Tensor]:
     """The results of both passes, by name: as in acting; in learning; every gradient."""
     with torch.no_grad():
         acting = flat(op.run(**inputs, backend=backend))
-    leaves = _leaves(inputs)
+    leaves = leaves_of(inputs)
     learning = flat(op.run(**inputs, backend=backend))
     generator = torch.Generator().manual_seed(1)
     cotangents = [torch.randn(x.shape, generator=generator).to(x) for x in learning]
@@ -284,7 +293,7 @@ def _measure(name: str, shape: Shape, device: str, fused: str, seconds: float) -
             for _ in range(ROUNDS)
         ]
     flops = 2 * (op.forward + (op.backward if T > 1 else 0)) * T * B * H * D * D
-    moved = _moved_bytes(op, inputs, learning=T > 1)
+    moved = moved_bytes(op, inputs, learning=T > 1)
     floors = [
         {
             "arithmetic": flops / product_work * times["matrix product"],
@@ -320,26 +329,37 @@ def _measure(name: str, shape: Shape, device: str, fused: str, seconds: float) -
 def _contenders(
     name: str, shape: Shape, device: str, fused: str, inputs: dict[str, Any]
 ) -> dict[str, Callable[[], object]]:
-    op, (T, B, H, D) = OPS[name], shape
-    learning = T > 1
-    leaves = _leaves(inputs) if learning else []
+    op, T = OPS[name], shape[0]
+    leaves = leaves_of(inputs) if T > 1 else []
     backends = [fused, "reference", *(["chunkwise"] if name == "fast_weight" else [])]
     runs: dict[str, Callable[[], object]] = {
         backend: partial(_pass, partial(op.run, **inputs, backend=backend), leaves)
         for backend in backends
     }
+    others = peers(name, shape, device, inputs)
+    return runs | {peer: partial(_pass, *other) for peer, other in others.items()}
+
+
+def peers(
+    name: str, shape: Shape, device: str, inputs: dict[str, Any]
+) -> dict[str, tuple[Callable[[], Any], list[Tensor]]]:
+    """What an op is compared with that is not ours, by name: its forward pass, and where T > 1 the
+    leaves of its backward pass."""
+    T, B, H, D = shape
+    learning = T > 1
     lstm = torch.nn.LSTM(H * D, H * D).to(device)
     x, h, c = (torch.randn(n, B, H * D, device=device, requires_grad=learning) for n in (T, 1, 1))
     lstm_leaves = [x, h, c, *lstm.parameters()] if learning else []
-    runs["lstm"] = partial(_pass, partial(lstm, x, (h, c)), lstm_leaves)
+    found: dict[str, tuple[Callable[[], Any], list[Tensor]]]
+    found = {"lstm": (partial(lstm, x, (h, c)), lstm_leaves)}
     if device == "cuda" and name == "fast_weight" and importlib.util.find_spec("fla"):
         try:
-            runs["fla"] = _flash_linear_attention(inputs, learning=learning)
-            runs["fla"]()
+            found["fla"] = _flash_linear_attention(inputs, learning=learning)
+            _pass(*found["fla"])
         except Exception as error:  # Triton's are of many kinds; the others are timed without it
-            runs.pop("fla", None)
+            found.pop("fla", None)
             print(f"flash-linear-attention does not run here: {error!r:.200}", flush=True)
-    return runs
+    return found
 
 
 def _pass(forward: Callable[[], Any], leaves: list[Tensor]) -> object:
@@ -350,7 +370,9 @@ def _pass(forward: Callable[[], Any], leaves: list[Tensor]) -> object:
     return torch.autograd.grad(results, leaves, [torch.ones_like(x) for x in results])
 
 
-def _flash_linear_attention(inputs: dict[str, Any], *, learning: bool) -> Callable[[], object]:
+def _flash_linear_attention(
+    inputs: dict[str, Any], *, learning: bool
+) -> tuple[Callable[[], Any], list[Tensor]]:
     from fla.ops.delta_rule import fused_recurrent_delta_rule  # type: ignore[import-not-found]
 
     q, k, v, beta = (
@@ -366,7 +388,7 @@ def _flash_linear_attention(inputs: dict[str, Any], *, learning: bool) -> Callab
         initial_state=leaves[-1],
         output_final_state=True,
     )
-    return partial(_pass, forward, leaves if learning else [])
+    return forward, leaves if learning else []
 
 
 def _product(device: str) -> tuple[Callable[[], object], int]:
@@ -383,7 +405,7 @@ def _copy(device: str) -> tuple[Callable[[], object], int]:
     return lambda: target.copy_(source), 2 * source.nbytes
 
 
-def _moved_bytes(op: Op, inputs: dict[str, Any], *, learning: bool) -> int:
+def moved_bytes(op: Op, inputs: dict[str, Any], *, learning: bool) -> int:
     """What the passes read and write at the least: inputs and results, and backward the inputs once
     more, the gradients of the results and those of the inputs."""
     with torch.no_grad():
@@ -449,49 +471,6 @@ def _table_row(result: dict[str, Any], fused: str) -> str:
         *(at_least(contender) for contender in ("reference", "chunkwise", "lstm", "fla")),
     )
     return f"| {' | '.join(cells)} |"
-
-
-def _circumstances(device: str) -> dict[str, Any]:
-    """Where and with what the figures were measured."""
-    import numba
-
-    return {
-        "machine": {
-            "device": torch.cuda.get_device_name() if device == "cuda" else _processor(),
-            "cores": os.cpu_count(),
-            "threads": torch.get_num_threads(),
-        },
-        "versions": {
-            "fwp_rl": fwp_rl.__version__,
-            "python": platform.python_version(),
-            "torch": str(torch.__version__),
-            "numba": numba.__version__,
-            "cuda": torch.version.cuda,
-        },
-        "commit": _commit(),
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
-
-
-def _commit() -> str | None:
-    """The checkout's commit; None where there is no repository, or no git to ask."""
-    command = ["git", "rev-parse", "HEAD"]
-    try:
-        git = subprocess.run(
-            command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False
-        )
-    except OSError:  # a bare container has no git
-        return None
-    return git.stdout.strip() or None
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    models = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(models, platform.machine())
 
 
 def main() -> None:

@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import io
 import multiprocessing
-import platform
 import statistics
 import tempfile
 import time
@@ -18,18 +17,18 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-import fwp_rl
 from fwp_rl.agents.impala import IMPALAConfig
 from fwp_rl.agents.ppo import PPOConfig
 from fwp_rl.config import ConfigError
 from fwp_rl.cores import CORES, build_core
 from fwp_rl.envs.atari import AtariConfig
+from fwp_rl.machine import choose_device, facts
 from fwp_rl.models.base import ENCODERS
 from fwp_rl.models.policy import Policy, has_bfloat16
-from fwp_rl.training.config import TrainConfig, choose_device
-from fwp_rl.training.files import write_json
-from fwp_rl.training.loggers import read_metrics
-from fwp_rl.training.presets import load_preset
+from fwp_rl.runs.config import TrainConfig
+from fwp_rl.runs.files import write_json
+from fwp_rl.runs.metrics import read_metrics
+from fwp_rl.runs.presets import load_preset
 from fwp_rl.types import State
 
 __all__ = ["bench_training"]
@@ -63,7 +62,7 @@ def bench_training(
         agent: Which agent trains.
         encoder: The network before the core.
         game: Atari game.
-        num_envs: Environment columns; none: 16 with PPO, the preset's with IMPALA.
+        num_envs: Environments; none: 16 with PPO, the preset's with IMPALA.
         iterations: Measured iterations of 2,048 steps per run, after two that warm up.
         rounds: Runs per core; the cores take turns.
         output: Also write the figures to this JSON file.
@@ -108,8 +107,9 @@ def bench_training(
         for name, measured in runs.items()
     }
     columns = next(iter(configs.values())).num_envs
-    console.print(_table(figures, f"{agent}, {encoder}, {game}, {columns} columns"))
+    console.print(_table(figures, f"{agent}, {encoder}, {game}, {columns} environments"))
     if output is not None:
+        device = choose_device("auto")
         write_json(
             output,
             {
@@ -122,13 +122,8 @@ def bench_training(
                 "rounds": rounds,
                 "median": figures,
                 "runs": runs,
-                "machine": {
-                    "processor": platform.processor() or platform.machine(),
-                    "torch_threads": torch.get_num_threads(),
-                    "bfloat16": has_bfloat16(choose_device("auto")),
-                    "device": str(choose_device("auto")),
-                },
-                "versions": {"fwp_rl": fwp_rl.__version__, "torch": str(torch.__version__)},
+                **facts(device),
+                "bfloat16": has_bfloat16(device),
                 "date": datetime.now(UTC).isoformat(timespec="seconds"),
             },
         )

@@ -135,7 +135,9 @@ def recording() -> Iterator[dict[str, list[Tensor]]]:
 
 def record(name: str, value: Tensor | Callable[[], Tensor]) -> None:
     """Report an inner quantity, such as ``beta`` [T, B, H] or ``fast_weight`` [B, H, V, K]; a
-    function where it takes work to have it."""
+    function where it takes work to have it. Compiled and exported code reports nothing."""
+    if torch.compiler.is_compiling():
+        return
     records = _recorder.get()
     if records is None:
         return

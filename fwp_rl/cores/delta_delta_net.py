@@ -36,14 +36,14 @@ class DeltaDeltaNetConfig(FastWeightConfig):
     """A delta net whose fast weights are the slow net of a second one."""
 
     def build(self, input_size: int) -> Core:
-        return FastWeightCore(self, input_size, lambda layer: _DeltaDeltaMemory(self, layer))
+        return FastWeightCore(self, input_size, lambda layer: _DeltaDeltaMemory(self))
 
 
 class _DeltaDeltaMemory(Memory):
-    def __init__(self, config: DeltaDeltaNetConfig, layer: int) -> None:
+    def __init__(self, config: DeltaDeltaNetConfig) -> None:
         super().__init__()
         H, K, V = config.heads, config.key_size, config.value_size
-        self.slow_net = QueryKeyValue(config, layer, extra=2 * K + 2)
+        self.slow_net = QueryKeyValue(config, extra=2 * K + 2)
         self.sizes = [V, K, K, 1]
         width = self.slow_net.key_size
         self.state_shapes = ((H, sum(self.sizes), width), (H, V, width))

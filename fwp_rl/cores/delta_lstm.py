@@ -47,15 +47,15 @@ class DeltaLSTMConfig(FastWeightConfig):
     """v4: linear cell input. v3, v2, v1: the paper's ablations, in torch alone, slower."""
 
     def build(self, input_size: int) -> Core:
-        return FastWeightCore(self, input_size, lambda layer: _DeltaLSTMMemory(self, layer))
+        return FastWeightCore(self, input_size, lambda layer: _DeltaLSTMMemory(self))
 
 
 class _DeltaLSTMMemory(Memory):
-    def __init__(self, config: DeltaLSTMConfig, layer: int) -> None:
+    def __init__(self, config: DeltaLSTMConfig) -> None:
         super().__init__()
         H, V = config.heads, config.value_size
         self.version = config.version
-        self.slow_net = QueryKeyValue(config, layer, extra=2 * V + 2, heads=3 * H)
+        self.slow_net = QueryKeyValue(config, extra=2 * V + 2, heads=3 * H)
         self.recurrent_sizes = [V, V, 1, 1]
         self.state_shapes = ((3 * H, V, self.slow_net.key_size), (3, H, V, V), (H, V), (H, V))
 

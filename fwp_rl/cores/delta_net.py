@@ -7,6 +7,9 @@ Programmers" (2021). Per head, x after LayerNorm, φ normalised:
     q, k, v, b = slow net(x);   β = σ(b)
     W ← W + β (v − W φ(k)) ⊗ φ(k);   y = W φ(q)
 
+With ``allow_negative_eigenvalues`` β = 2 σ(b), after Grazzi et al., "Unlocking State-Tracking in
+Linear RNNs Through Negative Eigenvalues" (2024).
+
 State: per layer W [B, H, V, K].
 
 The attention-normalised variant (eq. 26-28) divides both reads by their attention weights, summed
@@ -44,20 +47,25 @@ _EPSILON: Final = 1e-5
 class DeltaNetConfig(NormalisedConfig):
     """Fast weights written by the delta rule: replaces what is stored under a key."""
 
+    allow_negative_eigenvalues: bool = False
+    """Write with rates up to 2 rather than up to 1: what is stored under a key may change its sign.
+    It takes keys of length 1, such as feature_map identity's; those that sum to 1 are shorter."""
+
     def build(self, input_size: int) -> Core:
         make = _NormalisedDeltaMemory if self.attention_normaliser else _DeltaMemory
-        return FastWeightCore(self, input_size, lambda layer: make(self, layer))
+        return FastWeightCore(self, input_size, lambda layer: make(self))
 
 
 class _DeltaMemory(Memory):
-    def __init__(self, config: DeltaNetConfig, layer: int) -> None:
+    def __init__(self, config: DeltaNetConfig) -> None:
         super().__init__()
-        self.slow_net = QueryKeyValue(config, layer, extra=1)
+        self.slow_net = QueryKeyValue(config, extra=1)
+        self.negative = config.allow_negative_eigenvalues
         self.state_shapes = ((config.heads, config.value_size, self.slow_net.key_size),)
 
     def forward(self, x: Tensor, state: State, reset: Tensor) -> tuple[Tensor, State]:
         q, k, v, rate = self.slow_net(x)
-        beta = rate.squeeze(-1).sigmoid()
+        beta = _beta(rate, self.negative)
         y, W = fast_weight(q, k, v, beta, state[0], reset=reset, rule="delta")
         record("beta", beta)
         record("fast_weight", W)
@@ -65,15 +73,16 @@ class _DeltaMemory(Memory):
 
 
 class _NormalisedDeltaMemory(Memory):
-    def __init__(self, config: DeltaNetConfig, layer: int) -> None:
+    def __init__(self, config: DeltaNetConfig) -> None:
         super().__init__()
-        self.slow_net = QueryKeyValue(config, layer, extra=1)
+        self.slow_net = QueryKeyValue(config, extra=1)
+        self.negative = config.allow_negative_eigenvalues
         H, K = config.heads, self.slow_net.key_size
         self.state_shapes = ((H, config.value_size, K), (H, K))
 
     def forward(self, x: Tensor, state: State, reset: Tensor) -> tuple[Tensor, State]:
         q, k, v, rate = self.slow_net(x)
-        beta = rate.squeeze(-1).sigmoid()
+        beta = _beta(rate, self.negative)
         before, z = _sums(k, state[1], reset)
         held = (before * k).sum(-1)
         held = torch.where(held == 0, 1.0, held)
@@ -83,6 +92,12 @@ class _NormalisedDeltaMemory(Memory):
         record("beta", beta)
         record("fast_weight", W)
         return y.flatten(-2), (W, z)
+
+
+def _beta(rate: Tensor, negative: bool) -> Tensor:
+    """[T, B, H] from what the slow net emits [T, B, H, 1]; up to 2 for negative eigenvalues."""
+    beta = rate.squeeze(-1).sigmoid()
+    return 2 * beta if negative else beta
 
 
 def _sums(k: Tensor, z: Tensor, reset: Tensor) -> tuple[Tensor, Tensor]:

@@ -40,11 +40,5 @@ class DeltaProductConfig(GatedDeltaNetConfig):
         return FastWeightCore(
             self,
             input_size,
-            lambda layer: GatedDeltaMemory(
-                self,
-                layer,
-                updates=self.updates,
-                top_rate=2.0 if self.allow_negative_eigenvalues else 1.0,
-                decays=self.decay,
-            ),
+            lambda layer: GatedDeltaMemory(self, updates=self.updates, decays=self.decay),
         )

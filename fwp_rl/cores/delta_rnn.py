@@ -46,14 +46,14 @@ class DeltaRNNConfig(FastWeightConfig):
     """v2: softmax on the way into the recurrent matrix. v1: on the output."""
 
     def build(self, input_size: int) -> Core:
-        return FastWeightCore(self, input_size, lambda layer: _DeltaRNNMemory(self, layer))
+        return FastWeightCore(self, input_size, lambda layer: _DeltaRNNMemory(self))
 
 
 class _DeltaRNNMemory(Memory):
-    def __init__(self, config: DeltaRNNConfig, layer: int) -> None:
+    def __init__(self, config: DeltaRNNConfig) -> None:
         super().__init__()
         H, V = config.heads, config.value_size
-        self.slow_net = QueryKeyValue(config, layer, extra=2 * V + 2)
+        self.slow_net = QueryKeyValue(config, extra=2 * V + 2)
         self.recurrent_sizes = [V, V, 1, 1]
         self.maps = ("softmax", "identity") if config.version == "v2" else ("identity", "softmax")
         self.state_shapes = ((H, V, self.slow_net.key_size), (H, V, V), (H, V))

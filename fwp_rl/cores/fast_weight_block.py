@@ -68,10 +68,30 @@ class FastWeightConfig(BlockConfig):
     feature_map: FeatureMapName = "elu1"
     """Map of keys and queries, normalisation included. It sets the width of the memory: dpfpN
     makes keys 2N times, favor 2 times as long."""
+    favor_epsilon: Annotated[float, Range(0)] = 0.0
+    """Added to each feature of favor before they are normalised; the authors' is 1e-4, which makes
+    long keys and queries alike."""
+    redraw_projection: bool = False
+    """Draw favor's projection anew in each call that takes gradients, as the authors do in
+    training. What was written and acted upon under the last one is then learned from under
+    another: ratio_deviation is no longer 0."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("favor_epsilon", "redraw_projection"):
+            if getattr(self, name) and self.feature_map != "favor":
+                raise ConfigError(
+                    f"{name}: got {getattr(self, name)} with feature_map {self.feature_map}, "
+                    "which has none; it is for feature_map favor"
+                )
 
     @property
     def key_size(self) -> int:
         return self.head_size or self.value_size
+
+    def build_feature_map(self) -> FeatureMap:
+        """φ of keys and queries; each layer has its own."""
+        return FeatureMap(self.feature_map, self.key_size, epsilon=self.favor_epsilon)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,6 +170,7 @@ class FastWeightCore(Core):
         what surrounds it, with the contract of ``Block``."""
         super().__init__(config, input_size)
         self.output_size = config.hidden_size
+        self.redraws = getattr(config, "redraw_projection", False)
         self.input_projection = nn.Linear(input_size, config.hidden_size)
         memories = [make_memory(layer) for layer in range(config.layers)]
         self.state_shapes = [memory.state_shapes for memory in memories]
@@ -161,6 +182,21 @@ class FastWeightCore(Core):
             for shapes in self.state_shapes
             for shape in shapes
         )
+
+    def forward(self, x: Tensor, state: State, reset: Tensor) -> tuple[Tensor, State]:
+        # here and not in unroll, which a gradient horizon calls for one part after another
+        if self.redraws and self.training and torch.is_grad_enabled():
+            self._redraw()
+        return super().forward(x, state, reset)
+
+    def _redraw(self) -> None:
+        if torch.compiler.is_exporting():
+            raise RuntimeError(
+                "redraw_projection: an exported core draws nothing; export it under torch.no_grad()"
+            )
+        for module in self.modules():
+            if isinstance(module, FeatureMap):
+                module.redraw()
 
     def unroll(self, x: Tensor, state: State, reset: Tensor) -> tuple[Tensor, State]:
         h = self.input_projection(x)
@@ -181,13 +217,13 @@ class QueryKeyValue(nn.Module):
     """
 
     def __init__(
-        self, config: FastWeightConfig, layer: int, *, extra: int = 0, heads: int | None = None
+        self, config: FastWeightConfig, *, extra: int = 0, heads: int | None = None
     ) -> None:
         super().__init__()
         self.heads = heads or config.heads
         self.sizes = [config.key_size, config.key_size, config.value_size, extra]
         self.projection = nn.Linear(config.hidden_size, self.heads * sum(self.sizes), bias=False)
-        self.feature_map = FeatureMap(config.feature_map, config.key_size, seed=layer)
+        self.feature_map = config.build_feature_map()
 
     @property
     def key_size(self) -> int:

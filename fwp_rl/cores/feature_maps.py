@@ -2,14 +2,14 @@
 
     elu1      ELU(a) + 1                                         Katharopoulos et al. 2020
     dpfpN     z = [relu(a), relu(-a)]; [z ⊙ roll(z, j)], j ≤ N   Schlag et al. 2021, eq. 33-37
-    favor     exp(-|a|²/2) [exp(Ωa), exp(-Ωa)] / sqrt(2m)        Choromanski et al. 2021, FAVOR+
+    favor     exp(-|a|²/2) [exp(Ωa), exp(-Ωa)] + ε               Choromanski et al. 2021, FAVOR+
     softmax   softmax(a)                                         Irie et al. 2021
     relu      relu(a)
     identity  a
 
 Non-negative maps are divided by their sum, sn(a) = a / (Σa + 1e-5), "crucial for stable training"
-in the words of Schlag et al.; softmax needs nothing more; identity is divided by its length,
-a / sqrt(Σa² + 1e-5). Vectors of zeros give zeros with finite gradients.
+in the words of Schlag et al., favor without the 1e-5; softmax needs nothing more; identity is
+divided by its length, a / sqrt(Σa² + 1e-5). Vectors of zeros have finite features and gradients.
 """
 
 from collections.abc import Callable
@@ -31,35 +31,51 @@ _EPSILON: Final = 1e-5
 class FeatureMap(nn.Module):
     """φ and its normalisation along the last axis: [..., input_size] to [..., output_size].
 
-    It has no parameters. ``favor`` keeps its projection as a buffer, drawn from ``seed`` alone,
-    so that a saved policy holds the very features that it was trained with. (The authors draw a
-    new one at every call, which makes one call with T steps differ from T calls with one.)
+    It has no parameters. ``favor`` draws its projection Ω from torch's global generator, as
+    weights are drawn, and keeps it as a buffer: a saved policy holds the very features that it was
+    trained with. ``epsilon`` is its ε.
     """
 
     projection: Tensor | None
 
-    def __init__(self, name: FeatureMapName, input_size: int, *, seed: int = 0) -> None:
+    def __init__(self, name: FeatureMapName, input_size: int, *, epsilon: float = 0.0) -> None:
         super().__init__()
-        growth, self._map = _MAPS[name]
-        self.output_size = growth * input_size
-        projection = favor_projection(input_size, input_size, seed) if name == "favor" else None
+        self.name, self.epsilon = name, epsilon
+        self.output_size = _GROWTH.get(name, 1) * input_size
+        projection = favor_projection(input_size, input_size) if name == "favor" else None
         self.register_buffer("projection", projection)
 
     def forward(self, x: Tensor) -> Tensor:
-        features: Tensor = self._map(x if self.projection is None else x @ self.projection.T)
-        return features
+        if self.projection is not None:
+            return _favor(x, self.projection, self.epsilon)
+        return _MAPS[self.name](x)
+
+    def redraw(self) -> None:
+        """Take another Ω, where there is one; what was computed with the old one keeps it."""
+        if self.projection is not None:
+            count, size = self.projection.shape
+            self.projection = favor_projection(size, count).to(self.projection)
 
 
-def favor_projection(size: int, count: int, seed: int) -> Tensor:
+def favor_projection(size: int, count: int) -> Tensor:
     """Ω of FAVOR+, float32 [count, size]: rows orthogonal in blocks of ``size``, each as long as
-    an independent N(0, I) vector."""
-    generator = torch.Generator().manual_seed(seed)
-    blocks = [
-        nn.init.orthogonal_(torch.empty(size, size), generator=generator)
-        for _ in range(0, count, size)
-    ]
-    length: Tensor = torch.randn(count, size, generator=generator).norm(dim=1, keepdim=True)
+    an independent N(0, I) vector. Drawn on the CPU, so that a seed means the same everywhere."""
+    blocks = [nn.init.orthogonal_(torch.empty(size, size)) for _ in range(0, count, size)]
+    length: Tensor = torch.randn(count, size).norm(dim=1, keepdim=True)
     return torch.cat(blocks)[:count] * length
+
+
+def _favor(x: Tensor, projection: Tensor, epsilon: float) -> Tensor:
+    u = x @ projection.T
+    u = torch.cat([u, -u], dim=-1)
+    if not epsilon:
+        # the sum cancels exp(-|a|²/2) and makes a softmax of exp, which cannot overflow
+        return u.softmax(-1)
+    exponent = u - x.square().sum(-1, keepdim=True) / 2
+    # a power of e that the sum cancels again: no exponent above 0, so no overflow either
+    shift = -exponent.detach().amax(-1, keepdim=True).clamp_min(0)
+    features = (exponent + shift).exp() + epsilon * shift.exp()
+    return features / features.sum(-1, keepdim=True)
 
 
 def _sum_normalised(x: Tensor) -> Tensor:
@@ -79,12 +95,6 @@ def _dpfp(nu: int) -> Callable[[Tensor], Tensor]:
     return dpfp
 
 
-def _favor(u: Tensor) -> Tensor:
-    # Of u = Ωa. Sum-normalisation cancels the factor exp(-|a|²/2) / sqrt(2m) and turns exp into
-    # softmax, which subtracts the maximum of this very vector: no overflow, no look at other steps.
-    return torch.cat([u, -u], dim=-1).softmax(-1)
-
-
 def _softmax(x: Tensor) -> Tensor:
     return x.softmax(-1)
 
@@ -97,14 +107,16 @@ def _identity(x: Tensor) -> Tensor:
     return x * torch.rsqrt(x.square().sum(-1, keepdim=True) + _EPSILON)
 
 
-_MAPS: Final[dict[str, tuple[int, Callable[[Tensor], Tensor]]]] = {
-    "elu1": (1, _elu1),
-    "dpfp1": (2, _dpfp(1)),
-    "dpfp2": (4, _dpfp(2)),
-    "dpfp3": (6, _dpfp(3)),
-    "favor": (2, _favor),
-    "softmax": (1, _softmax),
-    "relu": (1, _relu),
-    "identity": (1, _identity),
+_MAPS: Final[dict[str, Callable[[Tensor], Tensor]]] = {
+    "elu1": _elu1,
+    "dpfp1": _dpfp(1),
+    "dpfp2": _dpfp(2),
+    "dpfp3": _dpfp(3),
+    "softmax": _softmax,
+    "relu": _relu,
+    "identity": _identity,
 }
-"""Name → (growth of the size, map)."""
+"""All but favor, which has a projection."""
+
+_GROWTH: Final = {"dpfp1": 2, "dpfp2": 4, "dpfp3": 6, "favor": 2}
+"""How many times as long as the vector its features are, where it is not once."""

@@ -7,6 +7,10 @@ layer of their released code. Per head, x after LayerNorm:
     β = σ(w_β · x);   log α = −exp(A) softplus(w_α · x + d)
     W ← α W + β (v − α W φ(k)) ⊗ φ(k);   y = RMSNorm(W φ(q)) ⊙ SiLU(W_g x)
 
+With ``allow_negative_eigenvalues`` β = 2 σ(w_β · x), after Grazzi et al., "Unlocking State-Tracking
+in Linear RNNs Through Negative Eigenvalues" (2024): 1 − β φ(k) ⊗ φ(k) then has an eigenvalue
+between −1 and 1 in place of 0 and 1.
+
 conv is a causal convolution over the last few steps of the episode, each channel for itself.
 Decay, convolution and rates start as in the released code: exp(A) ~ U(0, 16), softplus(d)
 log-uniform in [0.001, 0.1]. Its values are twice as wide as its keys; here both are as in the
@@ -27,7 +31,7 @@ from torch import Tensor, nn
 from fwp_rl.config import Range
 from fwp_rl.cores.base import CORES, Core, record
 from fwp_rl.cores.fast_weight_block import FastWeightConfig, FastWeightCore, Memory
-from fwp_rl.cores.feature_maps import FeatureMap, FeatureMapName
+from fwp_rl.cores.feature_maps import FeatureMapName
 from fwp_rl.kernels.fast_weight import fast_weight
 from fwp_rl.types import State
 
@@ -45,33 +49,39 @@ class GatedDeltaNetConfig(FastWeightConfig):
     """Steps that the convolution before queries, keys and values sees; 1: none."""
     output_gate: bool = True
     """Multiply what is read by a gate of the input."""
+    scale_queries: bool = False
+    """Divide queries by the root of their size, as the released code does: what is read then counts
+    for less beside RMSNorm's epsilon of 1e-5."""
+    allow_negative_eigenvalues: bool = False
+    """Write with rates up to 2 rather than up to 1: what is stored under a key may change its sign,
+    as parity and other states need it."""
 
     def build(self, input_size: int) -> Core:
-        return FastWeightCore(self, input_size, lambda layer: GatedDeltaMemory(self, layer))
+        return FastWeightCore(self, input_size, lambda layer: GatedDeltaMemory(self))
 
 
 class GatedDeltaMemory(Memory):
-    """``updates`` writes in each step, with rates up to ``top_rate``; whether it ``decays``."""
+    """``updates`` writes in each step; whether the memory ``decays``."""
 
     def __init__(
         self,
         config: GatedDeltaNetConfig,
-        layer: int,
         *,
         updates: int = 1,
-        top_rate: float = 1.0,
         decays: bool = True,
     ) -> None:
         super().__init__()
         D, H, K, V = config.hidden_size, config.heads, config.key_size, config.value_size
-        self.heads, self.updates, self.top_rate = H, updates, top_rate
+        self.heads, self.updates = H, updates
+        self.top_rate = 2.0 if config.allow_negative_eigenvalues else 1.0
         self.sizes = [K, updates * K, updates * V]
         channels = H * sum(self.sizes)
         self.slow_net = nn.Linear(D, channels, bias=False)
         self.convolution = (
             _ShortConvolution(channels, config.convolution) if config.convolution > 1 else None
         )
-        self.feature_map = FeatureMap(config.feature_map, K, seed=layer)
+        self.feature_map = config.build_feature_map()
+        self.query_scale = self.feature_map.output_size**-0.5 if config.scale_queries else None
         self.rate = nn.Linear(D, H * updates, bias=False)
         self.decay = _Decay(D, H) if decays else None
         self.norm = nn.RMSNorm(V, eps=1e-5)
@@ -89,6 +99,8 @@ class GatedDeltaMemory(Memory):
         q, k, v = heads.split(self.sizes, dim=-1)
         n = self.updates
         q, k = self.feature_map(q), self.feature_map(k.unflatten(-1, (n, -1)))
+        if self.query_scale is not None:
+            q = q * self.query_scale
         beta = self.top_rate * self.rate(x).sigmoid().unflatten(-1, (self.heads, n))
         log_decay = None if self.decay is None else self.decay(x)
         y, W = _write_and_read(q, k, v.unflatten(-1, (n, -1)), beta, W, log_decay, reset)
@@ -114,7 +126,7 @@ def _write_and_read(
 
     q [T, B, H, K]  k [T, B, H, n, K]  v [T, B, H, n, V]  beta [T, B, H, n]
     """
-    steps, n = len(q), beta.shape[-1]
+    steps, n = q.shape[0], beta.shape[-1]
 
     def first(x: Tensor) -> Tensor:
         """x at the first write of each step, zeros at the others: [T, ...] to [T n, ...]."""
@@ -165,7 +177,7 @@ class _ShortConvolution(nn.Module):
         nn.init.uniform_(self.weight, -bound, bound)
 
     def forward(self, x: Tensor, recent: Tensor, reset: Tensor) -> tuple[Tensor, Tensor]:
-        steps, before = len(x), recent.shape[1]
+        steps, before = x.shape[0], recent.shape[1]
         known = torch.cat([recent.movedim(1, 0).flip(0), x])
         resets = F.pad(reset, (0, 0, before, 0))
         lagged = [x]

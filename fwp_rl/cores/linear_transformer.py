@@ -37,13 +37,13 @@ class LinearTransformerConfig(NormalisedConfig):
     """Fast weights written by the sum rule: adds every association, never corrects one."""
 
     def build(self, input_size: int) -> Core:
-        return FastWeightCore(self, input_size, lambda layer: _SumMemory(self, layer))
+        return FastWeightCore(self, input_size, lambda layer: _SumMemory(self))
 
 
 class _SumMemory(Memory):
-    def __init__(self, config: LinearTransformerConfig, layer: int) -> None:
+    def __init__(self, config: LinearTransformerConfig) -> None:
         super().__init__()
-        self.slow_net = QueryKeyValue(config, layer)
+        self.slow_net = QueryKeyValue(config)
         self.normalised = config.attention_normaliser
         rows = config.value_size + self.normalised
         self.state_shapes = ((config.heads, rows, self.slow_net.key_size),)

@@ -13,10 +13,11 @@ C and n stand for exp(m) C and exp(m) n, and no value of m changes what is read.
 therefore taken with m held fixed, which leaves them exact, and reach the m that a call starts
 with, where C and n are measured in it.
 
-As in the released code, a norm per head follows the read, the denominator is kept above 1e-6,
-w_i = w_f = 0 at first, b_i ~ N(0, 0.01), and b_f rises from 3 to 6 over the heads. Its gates see q,
-k and v, here they see x as in the paper; its up-projection and convolution are left out, for the
-blocks are those of the other cores. State: per layer C and n [B, H, V + 1, K], and m [B, H].
+As in the released code, a norm per head follows the read (there without bias), the denominator is
+kept above 1e-6, w_i = w_f = 0 at first, b_i ~ N(0, 0.01), and b_f rises from 3 to 6 over the heads.
+Its gates see q, k and v, here they see x as in the paper; its up-projection and convolution are
+left out, for the blocks are those of the other cores. State: per layer C and n [B, H, V + 1, K],
+and m [B, H].
 """
 
 from dataclasses import dataclass

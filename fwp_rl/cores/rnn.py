@@ -6,7 +6,7 @@ phrase representations using RNN encoder-decoder" (2014). The equations are thos
 """
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +27,7 @@ class LSTMConfig(RecurrentCoreConfig):
     """Size of the hidden vector and of the cell, each."""
 
     def build(self, input_size: int) -> Core:
-        return _RNN(self, input_size, nn.LSTM(input_size, self.hidden_size), leaves=2)
+        return _RNN(self, input_size, "LSTM", leaves=2)
 
 
 @CORES.register("gru")
@@ -39,7 +39,7 @@ class GRUConfig(RecurrentCoreConfig):
     """Size of the hidden vector."""
 
     def build(self, input_size: int) -> Core:
-        return _RNN(self, input_size, nn.GRU(input_size, self.hidden_size), leaves=1)
+        return _RNN(self, input_size, "GRU", leaves=1)
 
 
 class _RNN(Core):
@@ -47,12 +47,12 @@ class _RNN(Core):
         self,
         config: LSTMConfig | GRUConfig,
         input_size: int,
-        rnn: nn.LSTM | nn.GRU,
+        mode: Literal["LSTM", "GRU"],
         *,
         leaves: int,
     ) -> None:
         super().__init__(config, input_size)
-        self.rnn = rnn
+        self.rnn = _Fused(mode, input_size, config.hidden_size)
         self.leaves = leaves
         self.output_size = config.hidden_size
         self.state_names = ("hidden", "cell")[:leaves]
@@ -63,21 +63,47 @@ class _RNN(Core):
         )
 
     def unroll(self, x: Tensor, state: State, reset: Tensor) -> tuple[Tensor, State]:
+        if torch.compiler.is_compiling():  # where to cut time is not known before the resets are
+            return self._step_by_step(x, state, reset)
         outputs = []
         for start, stop in _pieces(reset):
-            # torch.where, not a product: 0 times NaN is NaN
-            first = reset[start, :, None]
-            state = tuple(torch.where(first, 0.0, leaf) for leaf in state)
-            y, state = self._run(x[start:stop], state)
+            y, state = self.rnn(x[start:stop], _cleared(state, reset[start]))
             outputs.append(y)
         return (outputs[0] if len(outputs) == 1 else torch.cat(outputs)), state
 
-    def _run(self, x: Tensor, state: State) -> tuple[Tensor, State]:
-        """The fused call; torch wants a layer axis in front of the state."""
+    def _step_by_step(self, x: Tensor, state: State, reset: Tensor) -> tuple[Tensor, State]:
+        (weights,) = self.rnn.all_weights
+        outputs = []
+        for x_t, reset_t in zip(x, reset, strict=True):
+            state = _cleared(state, reset_t)
+            if self.leaves == 2:
+                state = torch.lstm_cell(x_t, state, *weights)
+            else:
+                state = (torch.gru_cell(x_t, state[0], *weights),)
+            outputs.append(state[0])
+        return torch.stack(outputs), state
+
+
+class _Fused(nn.RNNBase):
+    """What nn.LSTM and nn.GRU are, under another name: torch compiles no module that holds one.
+
+    forward(x [T, B, D], state, leaves [B, hidden_size]) -> y [T, B, hidden_size], state
+    """
+
+    def forward(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        weights = tuple(self.all_weights[0])
+        options = True, 1, 0.0, self.training, False, False  # biases, layers, dropout, ...
         layered = tuple(leaf.unsqueeze(0) for leaf in state)
-        y, final = self.rnn(x, layered if len(layered) == 2 else layered[0])
-        final = final if isinstance(final, tuple) else (final,)
+        if self.mode == "LSTM":
+            y, *final = torch.lstm(x, layered, weights, *options)
+        else:
+            y, *final = torch.gru(x, layered[0], weights, *options)
         return y, tuple(leaf.squeeze(0) for leaf in final)
+
+
+def _cleared(state: State, reset: Tensor) -> State:
+    """Zeros in the columns that reset [B]. Not by a product: 0 times NaN is NaN."""
+    return tuple(torch.where(reset[:, None], 0.0, leaf) for leaf in state)
 
 
 def _pieces(reset: Tensor) -> list[tuple[int, int]]:

@@ -120,8 +120,18 @@ class EnvConfig:
         return None
 
     def score_bounds(self) -> tuple[float, float] | None:
-        """The least and the greatest return that a game can have, by which scores of different
-        tasks are brought to one scale; None where the task states none."""
+        """The returns that become 0 and 1 where scores of different tasks are brought to one scale:
+        the least and the greatest that a game can have, or, on Atari, a random player's and a
+        human's; None where the task states none."""
+        return None
+
+    def frames_per_step(self) -> int:
+        """Frames of the screen that one step plays; 1 unless actions are repeated."""
+        return 1
+
+    def paper_protocol(self) -> "EnvConfig | None":
+        """This environment as the fast weight papers' code evaluates it; None where it does not.
+        Raises ConfigError where the papers play it by other rules than these."""
         return None
 
 
@@ -140,7 +150,7 @@ def check_action(action: NDArray[Any], num_envs: int, num_actions: int) -> NDArr
         raise ActionError(f"actions are no array: {error}") from None
     if action.shape != (num_envs,):
         raise ActionError(
-            f"actions have shape {action.shape}, expected ({num_envs},): one per column"
+            f"actions have shape {action.shape}, expected ({num_envs},): one per environment"
         )
     if action.dtype.kind not in "iu":  # to NumPy's type tree, durations are integers too
         raise ActionError(f"actions have dtype {action.dtype}, expected an integer type")

@@ -25,7 +25,7 @@ def check_columns(num_envs: int, seeds: Sequence[int], num_threads: int | None =
     if not isinstance(seeds, (Sequence, np.ndarray)):
         raise ConfigError(f"seeds: got {seeds!r}, expected a sequence of {num_envs} whole numbers")
     if len(seeds) != num_envs:
-        raise ConfigError(f"seeds: got {len(seeds)}, expected {num_envs}, one per column")
+        raise ConfigError(f"seeds: got {len(seeds)}, expected {num_envs}, one per environment")
     for seed in seeds:
         if not _is_int(seed) or not 0 <= seed <= _MAX_SEED:
             raise ConfigError(f"seeds: got {seed!r}, expected whole numbers, 0 to {_MAX_SEED}")
@@ -109,6 +109,9 @@ class Books:
         game_end               [B]  bool  the game ended, at this step or hidden in a dummy
         game_cut               [B]  bool  it ended by the time limit
         """
+        # An end is answered one step late. What was noted at the last step is this step's dummy:
+        # the environment ignored its action, and what it returns now begins an episode, so the
+        # same flags are reset[t + 1]. The ends of this step make the next one's dummy.
         dummy = self.dummy
         mask = ~dummy
         self.dummy = terminated | truncated

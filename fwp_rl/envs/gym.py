@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fwp_rl.config import ConfigError, Range, check_ranges
+from fwp_rl.config import BOOKKEEPING, ConfigError, Range, check_ranges
 from fwp_rl.envs.base import ENVS, EnvConfig, EnvStep, check_action
 from fwp_rl.envs.bookkeeping import Books, Lifetime, check_columns, check_render
 from fwp_rl.types import EnvSpec
@@ -42,8 +42,8 @@ class GymnasiumConfig(EnvConfig):
     """Steps until an episode is cut; none: the limit that the id was registered with."""
     kwargs: dict[str, Argument] = field(default_factory=dict)
     """Arguments of the environment's own, as gymnasium.make takes them."""
-    processes: bool = False
-    """Run each column in a process of its own: for environments that are slow to step."""
+    processes: Annotated[bool, BOOKKEEPING] = False
+    """Run each environment in a process of its own: for environments that are slow to step."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -276,7 +276,7 @@ class GymnasiumEnv:
         try:
             answer = self._env.step(action + self._first_action)
         except (EOFError, ConnectionError) as error:  # of a pipe; what columns raise comes as it is
-            raise RuntimeError(f"the process of a column of {self.config.id} has died") from error
+            raise RuntimeError(f"the process of one {self.config.id} has died") from error
         self._stepping = False
         obs, reward, terminated, truncated, _ = answer
         truncated = truncated & ~terminated

@@ -1,7 +1,7 @@
 """envpool, with what it would crash, hang or be silent about refused in front of it.
 
 ``Pool`` is the bare pool, ``PoolEnv`` an environment on top of it for every family whose two flags
-``terminated`` and ``truncated`` say all (Atari's do not: see ``atari.py``).
+``terminated`` and ``truncated`` say all (Atari's do not: see ``atari/envpool.py``).
 
 Measured on envpool 1.2.5, and held by the tests of the adapters:
 
@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from fwp_rl.envs.base import EnvStep, check_action
 from fwp_rl.envs.bookkeeping import Books, Lifetime, check_columns, check_render
+from fwp_rl.machine import usable_cores
 from fwp_rl.types import EnvSpec
 
 __all__ = ["EndedByItself", "Pool", "PoolEnv", "PoolStep"]
@@ -69,7 +70,7 @@ class Pool:
                 num_envs=self.num_envs,
                 seed=seeds,
                 # more threads than columns do nothing, and too many end the process
-                num_threads=0 if num_threads is None else min(int(num_threads), self.num_envs),
+                num_threads=min(int(num_threads or usable_cores()), self.num_envs),
                 render_mode="rgb_array" if render else None,
                 **arguments,
             )
@@ -149,6 +150,8 @@ class PoolEnv:
     def step(self, action: NDArray[Any]) -> EnvStep:
         """Play one action per column. Raises ActionError for anything but B action numbers."""
         obs, reward, terminated, truncated, info = self._pool.step(action)
+        # The task's own end wins over the limit, or a finished episode would be bootstrapped; only
+        # then are the flags made exclusive.
         if self._ended_by_itself is not None and truncated.any():
             terminated = terminated | (truncated & self._ended_by_itself(obs, reward, info))
         truncated = truncated & ~terminated

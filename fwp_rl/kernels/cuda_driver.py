@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from fwp_rl.kernels.dispatch import BackendError
-from fwp_rl.kernels.nvrtc import SCALARS, Kernel, cubin, nvrtc_version
+from fwp_rl.kernels.nvrtc import SCALARS, Kernel, architectures, cubin, nvrtc_version
 
-__all__ = ["check_available", "driver", "launch"]
+__all__ = ["check_available", "driver", "launch", "refusal"]
 
 # Names and values of cuda.h.
 CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR = 75
@@ -60,6 +60,23 @@ def check_available() -> None:
     """Raise BackendError, which says why, where kernels can be neither compiled nor launched."""
     driver()
     nvrtc_version()
+
+
+@cache
+def refusal(kernels: tuple[Kernel, ...], device: int) -> str:
+    """Why a device cannot run kernels; empty when it can: NVRTC does not compile for it, or it has
+    less shared memory a block than one of them needs."""
+    major, minor, limit = _device(device)
+    known = architectures()
+    if 10 * major + minor not in known:
+        return (
+            f"is compiled by NVRTC {nvrtc_version()} for sm_{known[0]} to sm_{known[-1]}, "
+            f"this GPU is an sm_{major}{minor}"
+        )
+    needed = max(4 * kernel.shared for kernel in kernels)
+    if needed > limit:
+        return f"needs {needed:,} bytes of shared memory a block, this GPU has {limit:,}"
+    return ""
 
 
 @cache
@@ -124,14 +141,9 @@ def _refuse_capture(kernel: Kernel, stream: int) -> None:
 def _load_anew(kernel: Kernel, scalar: str, device: int) -> ctypes.c_void_p:
     cuda = driver()
     module, function = ctypes.c_void_p(), ctypes.c_void_p()
-    major = _attribute(CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, device)
-    minor = _attribute(CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR, device)
-    limit = _attribute(CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN, device)
-    if 4 * kernel.shared > limit:
-        raise BackendError(
-            f"{kernel.expression(scalar)} needs {4 * kernel.shared} bytes of shared memory a "
-            f"block, this GPU has {limit}"
-        )
+    major, minor, _ = _device(device)
+    if reason := refusal((kernel,), device):
+        raise BackendError(f"{kernel.expression(scalar)} {reason}")
     made = cubin(kernel, scalar, f"sm_{major}{minor}")
     _check(cuda.cuModuleLoadData(ctypes.byref(module), made.code), f"loading {kernel.name}")
     _check(
@@ -145,6 +157,15 @@ def _load_anew(kernel: Kernel, scalar: str, device: int) -> ctypes.c_void_p:
         f"shared memory for {kernel.name}",
     )
     return function
+
+
+def _device(device: int) -> tuple[int, int, int]:
+    """Compute capability, and the bytes of shared memory that a block can have."""
+    return (
+        _attribute(CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, device),
+        _attribute(CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR, device),
+        _attribute(CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN, device),
+    )
 
 
 def _attribute(attribute: int, device: int) -> int:

@@ -45,6 +45,9 @@ Backends = Mapping[str, Callable[..., tuple[Tensor, ...]]]
 
 _FUSED = {"cpu": "numba", "cuda": "cuda"}
 
+# Asked once: torch.compile of torch 2.10 and 2.11 cannot trace the question.
+_AUTOCAST = tuple(x for x in ("cpu", "cuda", "xpu", "mps") if torch.amp.is_autocast_available(x))
+
 _override: str | None = None
 
 
@@ -139,7 +142,7 @@ def run_op(
 
 
 def _under_autocast(device: str) -> bool:
-    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    return device in _AUTOCAST and torch.is_autocast_enabled(device)
 
 
 def _in_float32(x: Tensor | None) -> Tensor | None:

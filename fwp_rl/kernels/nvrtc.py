@@ -23,7 +23,16 @@ import torch
 from fwp_rl.kernels.dispatch import BackendError
 from fwp_rl.resources import cuda_dir
 
-__all__ = ["Cubin", "Kernel", "SCALARS", "compile_kernel", "cubin", "nvrtc_version", "sources"]
+__all__ = [
+    "Cubin",
+    "Kernel",
+    "SCALARS",
+    "architectures",
+    "compile_kernel",
+    "cubin",
+    "nvrtc_version",
+    "sources",
+]
 
 SCALARS = {torch.float32: "float", torch.bfloat16: "bf16"}
 """Type of a kernel's inputs and outputs → its name in the sources."""
@@ -121,6 +130,17 @@ def nvrtc_version() -> str:
     major, minor = ctypes.c_int(), ctypes.c_int()
     _check(_library().nvrtcVersion(ctypes.byref(major), ctypes.byref(minor)))
     return f"{major.value}.{minor.value}"
+
+
+@cache
+def architectures() -> tuple[int, ...]:
+    """What NVRTC compiles for, oldest first: 90 stands for "sm_90". Raises BackendError where there
+    is no NVRTC."""
+    count = ctypes.c_int()
+    _check(_library().nvrtcGetNumSupportedArchs(ctypes.byref(count)))
+    numbers = (ctypes.c_int * count.value)()
+    _check(_library().nvrtcGetSupportedArchs(numbers))
+    return tuple(sorted(numbers))
 
 
 @cache

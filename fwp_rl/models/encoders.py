@@ -153,7 +153,7 @@ class _MLP(Encoder):
         self.output_size = size
 
     def forward(self, obs: Tensor) -> Tensor:
-        features: Tensor = self.layers(_as_float(obs.reshape(len(obs), -1)))
+        features: Tensor = self.layers(_as_float(obs.reshape(obs.shape[0], -1)))
         return features
 
 

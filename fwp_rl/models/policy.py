@@ -43,6 +43,14 @@ class PolicyConfig:
         check_ranges(self)
 
 
+# torch.export passes the two through, and an exported policy keeps and gives back both.
+for _structure in (Observation, PolicyOutput):
+    torch.export.register_dataclass(
+        _structure, serialized_type_name=f"{_structure.__module__}.{_structure.__qualname__}"
+    )
+torch.serialization.add_safe_globals([Observation])  # an exported program stores its example input
+
+
 class Policy(nn.Module):
     """An actor-critic with a memory, built for one kind of environment."""
 
@@ -109,6 +117,11 @@ def has_bfloat16(device: torch.device) -> bool:
         found = torch.cpu.get_capabilities()
         return any(found.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
     return torch.cpu._is_avx512_bf16_supported()
+
+
+# The machine's answer is a constant to torch.compile. torch.compiler.assume_constant_result says
+# so too, but imports the compiler, which every process would wait for.
+has_bfloat16._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def _head(input_size: int, output_size: int, *, gain: float) -> nn.Linear:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from fwp_rl.reports.plots import new_figure
 from fwp_rl.reports.statistics import Estimate, Profile
-from fwp_rl.training.progress import format_count
+from fwp_rl.terminal import format_count
 
 __all__ = ["DARK", "LIGHT", "Styles", "Theme", "draw", "figure_aggregates", "figure_curves"]
 __all__ += ["figure_improvement", "figure_profiles"]

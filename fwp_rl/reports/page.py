@@ -39,7 +39,7 @@ from fwp_rl.reports.statistics import (
     why_no_interval,
 )
 from fwp_rl.reports.tables import Table
-from fwp_rl.training.files import write_file
+from fwp_rl.runs.files import write_file
 
 __all__ = ["write_report"]
 
@@ -182,7 +182,7 @@ def _normalized(records: Records) -> tuple[dict[str, Scores], list[str]]:
         if run.score is None:
             unscored.append(run.path.name)
             continue
-        value = normalized_score(run.config.env, run.score)
+        value = normalized_score(run.config.env, run.score.mean)
         if value is None:
             without.add(run.task)
         else:

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fwp_rl.training.files import write_file
-from fwp_rl.training.loggers import read_metrics
-from fwp_rl.training.progress import format_count
-from fwp_rl.training.run import RunDirectory
+from fwp_rl.runs.directory import RunDirectory
+from fwp_rl.runs.files import write_file
+from fwp_rl.runs.metrics import read_metrics
+from fwp_rl.terminal import format_count
 
 __all__ = [
     "RETURN",
@@ -97,7 +97,7 @@ def compare_learning_curves(
     runs  what is compared → the rows of metrics.jsonl of its runs, which share a colour
     """
     if len(runs) > len(PALETTE):
-        raise ValueError(f"runs: got {len(runs)} kinds, expected {len(PALETTE)} or fewer")
+        raise ValueError(f"runs: got {len(runs)} variants, expected {len(PALETTE)} or fewer")
     figure, axes = _figure()
     for color, (name, group) in zip(PALETTE, runs.items(), strict=False):
         for number, rows in enumerate(group):

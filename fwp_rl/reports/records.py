@@ -1,8 +1,7 @@
 """What a report knows of each run, read from its directory.
 
-The score of a run is the newest evaluation of its last checkpoint over whole games with sampled
-actions, never the best of several checkpoints. A directory that is no run, or that is damaged, is
-named and left out.
+The score of a run is ``fwp_rl.runs.results.score``: of its last checkpoint, never the best of
+several. A directory that is no run, or that is damaged, is named and left out.
 """
 
 import re
@@ -13,16 +12,15 @@ from typing import Any
 
 from fwp_rl.config import ConfigError
 from fwp_rl.cores import CORES
-from fwp_rl.training.config import TrainConfig
-from fwp_rl.training.files import parse_json
-from fwp_rl.training.loggers import read_metrics
-from fwp_rl.training.presets import config_to_dict, load_preset
-from fwp_rl.training.run import RunDirectory
+from fwp_rl.runs.config import TrainConfig
+from fwp_rl.runs.directory import RunDirectory
+from fwp_rl.runs.files import parse_json
+from fwp_rl.runs.metrics import read_metrics
+from fwp_rl.runs.presets import experiment, load_preset
+from fwp_rl.runs.results import Score, paper_evaluation, score
 
-__all__ = ["Record", "Records", "flat_config", "read_records"]
+__all__ = ["Record", "Records", "read_records"]
 
-IGNORED = ("seed", "run_dir", "plain", "keep_memory", "checkpoint_minutes", "device", "video")
-"""Fields that do not make two runs different experiments."""
 _TASK_AXES = re.compile(r"task|game|games|preset|env(\..*)?")
 _VIDEOS = (".mp4", ".gif")
 
@@ -34,7 +32,7 @@ class Record:
     label       what is compared: the core, or the labels of an ablation's axes
     task        what it was trained on
     rows        of metrics.jsonl
-    evaluation  as ``fwp_rl.evaluation.evaluate`` wrote it; None where there is none
+    score       None where its last checkpoint was not evaluated
     paper       the newest evaluation of single lives, as the papers' code counts; None without one
     """
 
@@ -44,18 +42,13 @@ class Record:
     label: str
     task: str
     rows: Sequence[Mapping[str, float]]
-    evaluation: Mapping[str, Any] | None
+    score: Score | None
     paper: Mapping[str, Any] | None
     video: Path | None
 
     @property
     def seed(self) -> int:
         return self.config.seed
-
-    @property
-    def score(self) -> float | None:
-        """Mean return of the evaluation."""
-        return None if self.evaluation is None else float(self.evaluation["summary"]["mean"])
 
     @property
     def seconds(self) -> float:
@@ -111,20 +104,6 @@ def read_records(paths: Sequence[str | Path]) -> Records:
     return Records(runs=_told_apart(runs), skipped=skipped)
 
 
-def flat_config(config: TrainConfig) -> dict[str, Any]:
-    """Field → value with sections joined by dots, without what does not make an experiment."""
-
-    def flatten(data: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
-        for key, value in data.items():
-            if isinstance(value, Mapping) and key != "kwargs":
-                yield from flatten(value, f"{prefix}{key}.")
-            else:
-                yield f"{prefix}{key}", value
-
-    data = config_to_dict(config)
-    return dict(flatten({k: v for k, v in data.items() if k not in IGNORED}, ""))
-
-
 def _expand(path: Path) -> Iterator[tuple[Path, Mapping[str, str]]]:
     """Run directories at or right below a path, with an ablation's labels."""
     if RunDirectory.is_run(path) or not path.is_dir():
@@ -152,48 +131,30 @@ def _expand(path: Path) -> Iterator[tuple[Path, Mapping[str, str]]]:
 def _read(path: Path, labels: Mapping[str, str]) -> Record:
     run = RunDirectory.open(path)
     config = load_preset(run.config)
-    evaluations = list(_evaluations(path))
     videos = sorted(p for p in (path / "videos").glob("*") if p.suffix in _VIDEOS)
     task = config.env.spec().name.rpartition("/")[2]
-    compared = [label for axis, label in labels.items() if not _TASK_AXES.fullmatch(axis)]
-    named = [label for axis, label in labels.items() if axis == "task"]
-    if "seed" in labels:
-        compared.remove(labels["seed"])
+    compared = [
+        _in_words(axis, label)
+        for axis, label in labels.items()
+        if axis != "seed" and not _TASK_AXES.fullmatch(axis)
+    ]
     return Record(
         path=path,
         config=config,
         status=run.read_status(),
         label=", ".join(compared) or CORES.name_of(type(config.core)),
-        task=named[0] if named else task,
+        task=labels.get("task", task),
         rows=read_metrics(run.metrics) if run.metrics.is_file() else [],
-        evaluation=_newest(e for e in evaluations if _is_score(e)),
-        paper=_newest(e for e in evaluations if e["protocol"].get("name") == "paper"),
+        score=score(run),
+        paper=paper_evaluation(run),
         video=videos[-1] if videos else None,
     )
 
 
-def _evaluations(path: Path) -> Iterator[dict[str, Any]]:
-    for file in sorted((path / "evaluations").glob("*.json")):
-        try:
-            result = parse_json(file.read_bytes(), file)
-            if isinstance(result["protocol"], dict) and "mean" in result["summary"]:
-                yield result
-        except (OSError, RuntimeError, KeyError, TypeError):
-            continue  # the others count
-
-
-def _is_score(result: Mapping[str, Any]) -> bool:
-    protocol = result["protocol"]
-    return (
-        "games" in protocol
-        and protocol.get("checkpoint") == "last"
-        and protocol.get("actions") == "sampled"
-    )
-
-
-def _newest(results: Iterator[dict[str, Any]]) -> dict[str, Any] | None:
-    """Of the furthest step, the one that was made last."""
-    return max(results, key=lambda r: (r.get("step") or 0, str(r.get("created"))), default=None)
+def _in_words(axis: str, label: str) -> str:
+    """The label, with its axis where it would say nothing alone: ``heads 2``."""
+    alone = not re.fullmatch(r"[\d_.eE+-]+|none|True|False", label)
+    return label if alone else f"{axis.rpartition('.')[2]} {label}"
 
 
 def _told_apart(runs: list[Record]) -> list[Record]:
@@ -203,7 +164,7 @@ def _told_apart(runs: list[Record]) -> list[Record]:
         groups.setdefault((run.label, run.task), []).append(run)
     suffix: dict[Path, str] = {}
     for group in groups.values():
-        configs = {run.path: flat_config(run.config) for run in group}
+        configs = {run.path: experiment(run.config, without=("seed",)) for run in group}
         keys = list(dict.fromkeys(key for config in configs.values() for key in config))
         differing = [key for key in keys if len({repr(c.get(key)) for c in configs.values()}) > 1]
         for path, config in configs.items():

@@ -16,8 +16,6 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fwp_rl.envs import EnvConfig
-from fwp_rl.envs.atari import AtariConfig
-from fwp_rl.reports.atari_scores import SCORES
 
 __all__ = [
     "MIN_RUNS",
@@ -28,7 +26,6 @@ __all__ = [
     "normalized_score",
     "performance_profile",
     "probability_of_improvement",
-    "score_bounds",
     "why_no_interval",
 ]
 
@@ -65,18 +62,9 @@ class Profile:
     reason: str | None = None
 
 
-def score_bounds(env: EnvConfig) -> tuple[float, float] | None:
-    """The scores that become 0 and 1: of Atari, those of a random player and of a human (57 games);
-    of other tasks, the least and the greatest return that they state. None where there are none.
-    """
-    if isinstance(env, AtariConfig):
-        return SCORES.get(env.game)
-    return env.score_bounds()
-
-
 def normalized_score(env: EnvConfig, score: float) -> float | None:
-    """(score − low) / (high − low) by ``score_bounds``; None for a task without bounds."""
-    bounds = score_bounds(env)
+    """(score − low) / (high − low) by the task's ``score_bounds``; None for a task without."""
+    bounds = env.score_bounds()
     return None if bounds is None else (score - bounds[0]) / (bounds[1] - bounds[0])
 
 

@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from fwp_rl.cores.cost import cost
-from fwp_rl.envs.atari import AtariConfig, protocol_in_words
+from fwp_rl.envs.atari import protocol_in_words
+from fwp_rl.envs.atari.scores import PUBLISHED, Published
 from fwp_rl.models.policy import Policy
-from fwp_rl.reports.atari_scores import PUBLISHED, Published
-from fwp_rl.reports.records import Record, Records, flat_config
+from fwp_rl.reports.records import Record, Records
 from fwp_rl.reports.statistics import normalized_score
-from fwp_rl.training.progress import format_seconds
+from fwp_rl.runs.config import AGENTS
+from fwp_rl.runs.presets import experiment
+from fwp_rl.terminal import format_seconds
 
 __all__ = ["Cell", "Table", "costs", "differences", "published", "relative", "runs", "scores"]
 __all__ += ["what_was_run"]
@@ -47,21 +49,18 @@ def what_was_run(records: Records) -> Table:
         facts[name, str(value)] = facts.get((name, str(value)), 0) + 1
 
     for run in records.runs:
-        add("agent", flat_config(run.config)["agent"])
+        add("agent", AGENTS.name_of(type(run.config)))
         add("steps", f"{run.config.total_steps:,}")
         add("state", run.status.get("state", "unknown"))
-        environment = (run.evaluation or {}).get("environment", {})
-        if "protocol" in environment:
-            add("protocol of play", protocol_in_words(environment))
-        if run.evaluation is not None:
-            protocol = run.evaluation["protocol"]
-            add(
-                "score",
-                f"mean of {protocol['games']} whole games, {protocol['actions']} actions, "
-                f"{protocol['checkpoint']} checkpoint",
-            )
+        if run.score is not None:
+            environment = run.score.result.get("environment", {})
+            if "protocol" in environment:
+                add("protocol of play", protocol_in_words(environment))
+            add("score", f"mean of {run.score.games} whole games, sampled actions, last checkpoint")
         for name, version in run.status.get("versions", {}).items():
             add(name, version)
+        if run.status.get("commit"):
+            add("commit", run.status["commit"])
         add("machine", run.status.get("host", "unknown"))
     total = len(records.runs)
     rows = [
@@ -71,7 +70,7 @@ def what_was_run(records: Records) -> Table:
     return Table(
         name="what_was_run",
         title="What was run",
-        caption=f"{total} runs: {len(records.labels)} kinds on {len(records.tasks)} tasks.",
+        caption=f"{total} runs: {len(records.labels)} variants on {len(records.tasks)} tasks.",
         columns=("", "value", "runs"),
         rows=rows,
     )
@@ -83,11 +82,11 @@ def _order(name: str) -> int:
 
 
 def differences(records: Records) -> Table:
-    """The fields of the configs in which kinds or tasks differ."""
+    """The fields of the configs in which variants or tasks differ."""
     groups: dict[tuple[str, str], Record] = {}
     for run in records.runs:
         groups.setdefault((run.task, run.label), run)
-    configs = {key: flat_config(run.config) for key, run in groups.items()}
+    configs = {key: experiment(run.config, without=("seed",)) for key, run in groups.items()}
     fields = list(dict.fromkeys(name for config in configs.values() for name in config))
     differing = [
         name for name in fields if len({repr(config.get(name)) for config in configs.values()}) > 1
@@ -96,7 +95,7 @@ def differences(records: Records) -> Table:
         name="differences",
         title="In what the configs differ",
         caption="Fields that are the same everywhere are left out; so are seeds and folders.",
-        columns=("task", "kind", *differing),
+        columns=("task", "variant", *differing),
         rows=[
             [Cell(task), Cell(label), *(_value(config, name) for name in differing)]
             for (task, label), config in configs.items()
@@ -112,22 +111,20 @@ def _value(config: dict[str, Any], name: str) -> Cell:
 
 
 def scores(records: Records) -> Table:
-    """Mean of the final evaluations, raw and normalised, for each task and kind."""
+    """Mean of the final evaluations, raw and normalised, for each task and variant."""
     rows = []
     for task in records.tasks:
         for label in records.labels:
-            group = [run for run in records.of(label, task) if run.score is not None]
-            values = [run.score for run in group if run.score is not None]
-            if not values:
+            group = [(run, run.score) for run in records.of(label, task) if run.score is not None]
+            if not group:
                 continue
-            normalized = [
-                normalized_score(r.config.env, v) for r, v in zip(group, values, strict=True)
-            ]
+            values = [score.mean for _, score in group]
+            normalized = [normalized_score(run.config.env, score.mean) for run, score in group]
             known = [value for value in normalized if value is not None]
             success = [
-                run.evaluation["summary"]["success"]["rate"]
-                for run in group
-                if run.evaluation is not None and run.evaluation["summary"].get("success")
+                score.result["summary"]["success"]["rate"]
+                for _, score in group
+                if score.result["summary"].get("success")
             ]
             rows.append(
                 [
@@ -136,6 +133,8 @@ def scores(records: Records) -> Table:
                     Cell(str(len(values)), number=True),
                     Cell(f"{statistics.fmean(values):.2f}", number=True),
                     Cell(f"{min(values):.2f} to {max(values):.2f}", number=True),
+                    Cell(_span([score.games for _, score in group]), number=True),
+                    Cell(_span([score.step for _, score in group]), number=True),
                     Cell(f"{statistics.fmean(known):.3f}" if known else "", number=True),
                     Cell(f"{statistics.fmean(success):.1%}" if success else "", number=True),
                 ]
@@ -144,11 +143,21 @@ def scores(records: Records) -> Table:
         name="scores",
         title="Scores",
         caption="The last checkpoint's evaluation, never the best of several: mean over seeds, and "
-        "from the lowest seed to the highest. Normalised: on Atari 0 is a random player and 1 a "
+        "from the lowest seed to the highest; how many games each was evaluated on, and at which "
+        "step. Normalised: on Atari 0 is a random player and 1 a "
         "human, elsewhere they are the bounds that the task states.",
-        columns=("task", "kind", "seeds", "mean return", "range", "normalised", "success"),
+        columns=(
+            *("task", "variant", "seeds", "mean return", "range", "games", "at step"),
+            *("normalised", "success"),
+        ),
         rows=rows,
     )
+
+
+def _span(numbers: Sequence[int]) -> str:
+    """``30``, or ``30 to 200``."""
+    low, high = f"{min(numbers):,}", f"{max(numbers):,}"
+    return low if low == high else f"{low} to {high}"
 
 
 def published(records: Records) -> Table | None:
@@ -156,11 +165,11 @@ def published(records: Records) -> Table | None:
     was evaluated by it."""
     rows = []
     for run in records.runs:
-        if run.paper is None or not isinstance(run.config.env, AtariConfig):
+        if run.paper is None:
             continue
         summary = run.paper["summary"]
-        game = run.config.env.game
-        theirs: list[Published | None] = [entry for entry in PUBLISHED if entry.game == game]
+        task = run.config.env.spec().name
+        theirs: list[Published | None] = [entry for entry in PUBLISHED if entry.task == task]
         ours = f"{summary['mean']:.1f} ± {summary['std_of_run_means']:.1f}"
         for entry in theirs or [None]:
             rows.append(
@@ -181,13 +190,13 @@ def published(records: Records) -> Table | None:
         title="Beside published scores",
         caption="All by the protocol of the fast weight papers: single lives, greedy actions, mean "
         "and standard deviation of the means of 5 runs of 30 lives.",
-        columns=("task", "kind", "seed", "steps", "ours", "published", "of"),
+        columns=("task", "variant", "seed", "steps", "ours", "published", "of"),
         rows=rows,
     )
 
 
 def costs(records: Records) -> Table:
-    """What each kind costs: counts of its core, measured speed, hours."""
+    """What each variant costs: counts of its core, measured speed, hours."""
     rows = []
     for task in records.tasks:
         for label in records.labels:
@@ -216,7 +225,7 @@ def costs(records: Records) -> Table:
         "one step of one environment. Steps per second are those of these runs on their machine, "
         "with whatever ran beside them.",
         columns=(
-            *("task", "kind", "parameters", "core's parameters", "state", "multiply-adds"),
+            *("task", "variant", "parameters", "core's parameters", "state", "multiply-adds"),
             *("steps/s", "training, all seeds"),
         ),
         rows=rows,
@@ -227,14 +236,17 @@ def runs(records: Records, folder: Path) -> Table:
     """Every run, with a link to its directory."""
     rows = []
     for run in records.runs:
-        interval = None if run.evaluation is None else run.evaluation["summary"]["interval"]
+        score = run.score
+        interval = None if score is None else score.result["summary"]["interval"]
         rows.append(
             [
                 Cell(run.task),
                 Cell(run.label),
                 Cell(str(run.seed), number=True),
                 Cell(f"{run.step:,}", number=True),
-                Cell("" if run.score is None else f"{run.score:.2f}", number=True),
+                Cell("" if score is None else f"{score.mean:.2f}", number=True),
+                Cell("" if score is None else str(score.games), number=True),
+                Cell("" if score is None else f"{score.step:,}", number=True),
                 Cell("" if interval is None else "{:.2f} to {:.2f}".format(*interval), number=True),
                 Cell(str(run.status.get("state", "unknown"))),
                 Cell(run.path.name, link=relative(run.path, folder)),
@@ -244,7 +256,10 @@ def runs(records: Records, folder: Path) -> Table:
         name="runs",
         title="Runs",
         caption="The interval is over the games of one evaluation: it says nothing about seeds.",
-        columns=("task", "kind", "seed", "steps", "score", "95 % interval", "state", "directory"),
+        columns=(
+            *("task", "variant", "seed", "steps", "score", "games", "at step", "95 % interval"),
+            *("state", "directory"),
+        ),
         rows=rows,
     )
 

@@ -1,0 +1,1 @@
+"""What reinforcement learning needs of any agent: playing, replaying, returns, masked losses."""

@@ -134,6 +134,8 @@ class Collector:
         """The next T steps of every column, and the games that ended in them."""
         rollout, actor = into or self._rollout, self.actor
         games: list[Game] = []
+        # The state goes over as it is: a step makes a new one and never changes the one it was
+        # given, so what the learner replays from stays what the actor had here.
         rollout.initial_state = actor.state
         for t in range(self.rollout_length):
             step = actor.step()
@@ -147,6 +149,8 @@ class Collector:
             rollout.truncated[t] = torch.from_numpy(answer.truncated)
             rollout.mask[t] = torch.from_numpy(answer.mask)
             games += answer.games
+        # obs[T], which nobody has acted on yet: here it is for the bootstrap value, and the next
+        # rollout begins with it
         _store(rollout.observation, self.rollout_length, actor.observation)
         return rollout, games
 
@@ -186,7 +190,5 @@ def empty_rollout(
 
 
 def _store(buffer: Observation, t: int, observation: Observation) -> None:
-    buffer.obs[t] = observation.obs[0]
-    buffer.reset[t] = observation.reset[0]
-    buffer.last_reward[t] = observation.last_reward[0]
-    buffer.last_action[t] = observation.last_action[0]
+    for place, tensor in zip(buffer.tensors(), observation.tensors(), strict=True):
+        place[t] = tensor[0]

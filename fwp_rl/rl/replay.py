@@ -4,60 +4,24 @@ import torch
 from torch import Tensor
 
 from fwp_rl.models.policy import Policy
-from fwp_rl.types import Observation, PolicyOutput, Rollout
+from fwp_rl.types import PolicyOutput, Rollout
 
 __all__ = ["copy_columns", "core_metrics", "replay", "select_columns"]
 
 
-def select_columns(rollout: Rollout, columns: Tensor) -> Rollout:
+def select_columns(rollout: Rollout, columns: Tensor | slice) -> Rollout:
     """The rollout of some environment columns: whole sequences, with their own initial state.
 
-    columns  int64 indices into B
+    columns  int64 indices into B, or a slice of it, which gives views of the rollout
     """
-    observation = rollout.observation
-    return Rollout(
-        observation=Observation(
-            obs=observation.obs[:, columns],
-            reset=observation.reset[:, columns],
-            last_reward=observation.last_reward[:, columns],
-            last_action=observation.last_action[:, columns],
-        ),
-        action=rollout.action[:, columns],
-        reward=rollout.reward[:, columns],
-        terminated=rollout.terminated[:, columns],
-        truncated=rollout.truncated[:, columns],
-        mask=rollout.mask[:, columns],
-        behaviour_logits=rollout.behaviour_logits[:, columns],
-        value=rollout.value[:, columns],
-        initial_state=tuple(leaf[columns] for leaf in rollout.initial_state),
-    )
+    return rollout.map(lambda x: x[:, columns], state=lambda leaf: leaf[columns])
 
 
 def copy_columns(source: Rollout, columns: slice, target: Rollout, into: slice) -> None:
     """Copy environment columns of one rollout over columns of another, of the same length."""
-    pairs = zip(_time_major(source), _time_major(target), strict=True)
-    for tensor, destination in pairs:
-        destination[:, into].copy_(tensor[:, columns], non_blocking=True)
-    for tensor, destination in zip(source.initial_state, target.initial_state, strict=True):
-        destination[into].copy_(tensor[columns], non_blocking=True)
-
-
-def _time_major(rollout: Rollout) -> tuple[Tensor, ...]:
-    """All tensors [T, B, ...] and [T + 1, B, ...] of a rollout."""
-    observation = rollout.observation
-    return (
-        observation.obs,
-        observation.reset,
-        observation.last_reward,
-        observation.last_action,
-        rollout.action,
-        rollout.reward,
-        rollout.terminated,
-        rollout.truncated,
-        rollout.mask,
-        rollout.behaviour_logits,
-        rollout.value,
-    )
+    places, copied = select_columns(target, into), select_columns(source, columns)
+    for place, tensor in zip(places.tensors(), copied.tensors(), strict=True):
+        place.copy_(tensor, non_blocking=True)
 
 
 def replay(policy: Policy, rollout: Rollout, *, start: int, stop: int) -> PolicyOutput:
@@ -69,18 +33,9 @@ def replay(policy: Policy, rollout: Rollout, *, start: int, stop: int) -> Policy
     state = rollout.initial_state
     if start:
         with torch.no_grad():
-            state = policy(_steps(rollout.observation, 0, start), state).state
-    output: PolicyOutput = policy(_steps(rollout.observation, start, stop), state)
+            state = policy(rollout.observation.map(lambda x: x[:start]), state).state
+    output: PolicyOutput = policy(rollout.observation.map(lambda x: x[start:stop]), state)
     return output
-
-
-def _steps(observation: Observation, start: int, stop: int) -> Observation:
-    return Observation(
-        obs=observation.obs[start:stop],
-        reset=observation.reset[start:stop],
-        last_reward=observation.last_reward[start:stop],
-        last_action=observation.last_action[start:stop],
-    )
 
 
 def core_metrics(records: dict[str, list[Tensor]]) -> dict[str, float]:

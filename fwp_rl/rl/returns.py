@@ -8,9 +8,7 @@ bootstraps from value[e + 1] alone, which is the value of the true last observat
 import torch
 from torch import Tensor
 
-from fwp_rl.models.categorical import log_prob
-
-__all__ = ["gae", "v_trace", "v_trace_from_logits"]
+__all__ = ["gae", "v_trace"]
 
 
 @torch.no_grad()
@@ -72,25 +70,6 @@ def v_trace(
     following = torch.cat([target[1:], value[-1:]])
     advantage = rho.clamp(max=pg_rho_bar) * (reward + discount * following - value[:-1])
     return target, torch.where(mask, advantage, torch.zeros_like(advantage))
-
-
-def v_trace_from_logits(
-    behaviour_logits: Tensor,
-    logits: Tensor,
-    action: Tensor,
-    reward: Tensor,
-    discount: Tensor,
-    value: Tensor,
-    mask: Tensor,
-    **bars: float,
-) -> tuple[Tensor, Tensor]:
-    """``v_trace`` from the logits [T, B, A] of the policy that acted and of the learner's.
-
-    action  [T, B]  int64
-    bars    lam, rho_bar, c_bar, pg_rho_bar of ``v_trace``
-    """
-    log_rho = log_prob(logits, action) - log_prob(behaviour_logits, action)
-    return v_trace(log_rho, reward, discount, value, mask, **bars)
 
 
 def _backward_sum(delta: Tensor, decay: Tensor, mask: Tensor) -> Tensor:

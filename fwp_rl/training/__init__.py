@@ -1,0 +1,1 @@
+"""What surrounds a training loop. The loops themselves stand in ``fwp_rl.agents``."""

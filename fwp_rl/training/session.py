@@ -17,21 +17,21 @@ from torch import nn
 
 from fwp_rl.cores import CORES
 from fwp_rl.envs import Game
+from fwp_rl.machine import choose_device, keep_freed_memory
 from fwp_rl.models.policy import Policy
 from fwp_rl.rl.collector import Stopwatch
-from fwp_rl.training.allocator import keep_freed_memory
-from fwp_rl.training.checkpoint import newest_good, save_checkpoint
-from fwp_rl.training.config import AGENTS, TrainConfig, choose_device
-from fwp_rl.training.loggers import MetricsLogger
-from fwp_rl.training.policy_folder import save_policy
-from fwp_rl.training.presets import config_to_dict, load_preset
-from fwp_rl.training.progress import Progress
-from fwp_rl.training.run import RunDirectory, RunError, RunState, default_run_name
-from fwp_rl.training.seeding import derive_seed, env_seeds, seed_everything
-from fwp_rl.training.signals import StopRequest
-from fwp_rl.training.views import check_logger
+from fwp_rl.runs.checkpoint import newest_good, save_checkpoint
+from fwp_rl.runs.config import AGENTS, TrainConfig
+from fwp_rl.runs.directory import RunDirectory, RunError, RunState, default_run_name
+from fwp_rl.runs.metrics import MetricsLogger
+from fwp_rl.runs.policy import save_policy
+from fwp_rl.runs.presets import bookkeeping, config_to_dict, first_change, load_preset
+from fwp_rl.runs.seeding import derive_seed, env_seeds, seed_everything
+from fwp_rl.runs.signals import StopRequest
+from fwp_rl.runs.views import check_logger
+from fwp_rl.terminal import Progress
 
-__all__ = ["RESUME_MAY_CHANGE", "TrainingSession"]
+__all__ = ["TrainingSession"]
 
 
 class _Closeable(Protocol):
@@ -40,19 +40,8 @@ class _Closeable(Protocol):
 
 Resource = TypeVar("Resource", bound=_Closeable)
 
-RESUME_MAY_CHANGE = frozenset(
-    {
-        "total_steps",
-        "device",
-        "checkpoint_minutes",
-        "evaluation_games",
-        "video",
-        "logger",
-        "keep_memory",
-        "plain",
-    }
-)
-"""Fields that a resumed run may set anew; any other change would make it another experiment."""
+RESUME_MAY_CHANGE = ("total_steps",)
+"""What a resumed run may set anew beside the fields that are bookkeeping."""
 
 RECENT_GAMES = 100
 """Games that the logged return and length are means of."""
@@ -122,20 +111,27 @@ class TrainingSession:
         RunError where the directory cannot be used, CheckpointError where nothing in it can. An
         environment that cannot be made raises its own error, before anything is written.
         """
+        # The order is a protocol. The caller has made the policy, the optimizer and the random
+        # streams, which a checkpoint is about to fill; it makes environments and actors only
+        # after this, for their seeds depend on the step that a resumed run starts at.
+        # First, what can fail for reasons of the machine fails before anything is written.
         check_logger(self.config.logger)
         self.config.env.make(1, [0]).close()
         if self.resume is None:
             self._run = RunDirectory.create(self.config.run_dir or self._default_directory())
         else:
             self._run = RunDirectory.open(self.resume)
+        # The lock comes before the checkpoint is read: nobody replaces it meanwhile.
         self._cleanup.enter_context(self._run.lock())
         terms = self.config.env.terms()
         notes = [] if terms is None else [terms]
         if self.resume is not None:
             notes += self._restore(policy, optimizer)
+        # Only now is the directory ours to write: a refused resume has left it as it was.
         self._owned = True
         self._run.write_config(config_to_dict(self._described_config()))
-        self._run.write_status("running", step=self.step, total=self.config.total_steps)
+        self._write_status("running")
+        # Drops the rows after the checkpoint, so it follows the restore.
         self._logger = self._cleanup.enter_context(
             MetricsLogger(
                 self.path,
@@ -162,6 +158,7 @@ class TrainingSession:
         else:
             # whatever became of the policy folder, it now holds the checkpoint's weights
             self._save_policy(policy)
+        # What came before is no training: the first row's speed starts here.
         self._logged = self._saved = time.monotonic()
         self.stopwatch.take()
 
@@ -221,7 +218,7 @@ class TrainingSession:
             score=self._score(),
         )
         self._save_policy(policy)
-        self._directory.write_status("running", step=self.step, total=self.config.total_steps)
+        self._write_status("running")
         self._saved, self._saved_step = time.monotonic(), self.step
 
     def _save_policy(self, policy: Policy) -> None:
@@ -247,7 +244,7 @@ class TrainingSession:
                     state = "stopped"
                 elif error is not None:
                     state = "failed"
-                self._directory.write_status(state, step=self.step, total=self.config.total_steps)
+                self._write_status(state)
         if self._owned and self.stop_requested and error is None:
             print(f"Stopped at step {self.step:,}. Go on with: fwp-rl train --resume {self.path}")
             if self._stop.exit_code == 130:
@@ -259,6 +256,11 @@ class TrainingSession:
         if self._run is None:
             raise RuntimeError("the session has not begun: call begin(policy, optimizer) first")
         return self._run
+
+    def _write_status(self, state: RunState) -> None:
+        self._directory.write_status(
+            state, step=self.step, total=self.config.total_steps, device=self.device
+        )
 
     def _task(self) -> str:
         return self.config.env.spec().name.rpartition("/")[2]
@@ -308,21 +310,18 @@ class TrainingSession:
         return notes
 
     def _refuse_changes(self, before: TrainConfig) -> None:
-        old, new = config_to_dict(before), config_to_dict(self._described_config())
-        old["run_dir"] = new["run_dir"]  # the folder may have been moved
         asked = self.config.run_dir
         if asked is not None and asked not in (before.run_dir, str(self.path)):
             raise RunError(
                 f"{self.path}: a resumed run goes on in its own directory; leave --run-dir out"
             )
-        changed = [name for name in new if old.get(name) != new[name]]
-        refused = sorted(set(changed) - RESUME_MAY_CHANGE)
-        if refused:
-            name = refused[0]
+        changed = first_change(before, self.config, without=RESUME_MAY_CHANGE)
+        if changed is not None:
+            name, was, asked_for = changed
+            allowed = sorted({*RESUME_MAY_CHANGE, *bookkeeping(self.config)} - {"run_dir"})
             raise RunError(
-                f"{self.path}: was trained with {name} = {old.get(name)!r}, asked for is "
-                f"{new[name]!r}. A resumed run may change "
-                f"{', '.join(sorted(RESUME_MAY_CHANGE))}; start a new run for anything else"
+                f"{self.path}: was trained with {name} = {was!r}, asked for is {asked_for!r}. A "
+                f"resumed run may change {', '.join(allowed)}; start a new run for anything else"
             )
 
     def _score(self) -> float | None:

@@ -11,8 +11,9 @@ from fwp_rl import agents  # noqa: F401  # fills the registry of agents
 from fwp_rl.ablation.estimate import guessed_seconds, remaining_seconds, steps_per_second
 from fwp_rl.ablation.folder import AblationFolder, CellProgress
 from fwp_rl.ablation.grid import load_grid
-from fwp_rl.training.presets import config_to_dict
-from fwp_rl.training.run import RunError
+from fwp_rl.runs.directory import RunError
+from fwp_rl.runs.flags import apply_flags
+from fwp_rl.runs.presets import bookkeeping, config_to_dict, load_preset
 
 GRID = {
     "preset": "recall",
@@ -40,7 +41,8 @@ def folder(tmp_path):
 def begin(folder, cell, *, step=0, state="running", checkpoint=True):
     run = folder.run(cell)
     run.path.mkdir(parents=True)
-    run.write_config(config_to_dict(cell.config))
+    config = replace(cell.config, run_dir=str(run.path), plain=True)  # as the runner has it
+    run.write_config(config_to_dict(config))
     run.write_status(state, step=step, total=cell.config.total_steps)
     if checkpoint:
         (run.checkpoints / f"step_{step}").mkdir(parents=True)
@@ -94,7 +96,8 @@ def test_finished_is_trained_and_evaluated_at_the_end(folder, grid):
     (run.path / "evaluations" / "damaged.json").write_text("{")
     evaluate(run)
     assert folder.state(cell) == "finished"
-    assert folder.score(cell) == 0.5
+    score = folder.score(cell)
+    assert (score.mean, score.games, score.step) == (0.5, 10, 1000)
     run.write_status("finished", step=999, total=1000)
     assert folder.state(cell) == "partial"
 
@@ -118,8 +121,22 @@ def test_a_cell_that_is_another_experiment_now_is_refused(folder, grid, tmp_path
     with pytest.raises(RunError, match=r"cell lstm-s1 has clip = 0\.3, but was begun .* with 0\.2"):
         folder.check(changed)
     # what says nothing of the experiment may change
-    overrides = GRID["overrides"] | {"checkpoint_minutes": 1.0, "device": "cpu"}
-    assert folder.check(make_grid(tmp_path, GRID | {"overrides": overrides})) == []
+    how = {"checkpoint_minutes": 1.0, "device": "cpu", "logger": "wandb", "evaluation_games": 20}
+    overrides = GRID["overrides"] | how | {"video": False, "keep_memory": False}
+    changed = make_grid(tmp_path, GRID | {"overrides": overrides})
+    assert folder.check(changed) == []
+
+
+def test_a_cell_is_resumed_by_what_the_grid_says_now_of_how_it_runs(folder, grid, tmp_path):
+    begin(folder, grid.cells[0], step=500, state="stopped")
+    assert folder.resume_flags(grid.cells[0]) == []
+    how = {"evaluation_games": 20, "keep_memory": False, "device": "cpu", "logger": "wandb"}
+    changed = make_grid(tmp_path, GRID | {"overrides": GRID["overrides"] | how})
+    flags = folder.resume_flags(changed.cells[0])
+    begun = load_preset(folder.run(grid.cells[0]).config)
+    resumed = apply_flags(begun, flags, prog="", description="")
+    asked = bookkeeping(changed.cells[0].config)
+    assert bookkeeping(resumed) == asked | {"run_dir": begun.run_dir, "plain": True}
 
 
 def test_more_cells_and_fewer_are_told(folder, grid, tmp_path):

@@ -1,10 +1,18 @@
+import io
+from dataclasses import replace
+
 import pytest
 import yaml
+from rich.console import Console
 
 from fwp_rl import agents
-from fwp_rl.ablation.grid import expand, grid_names, load_grid
+from fwp_rl.ablation.grid import expand, load_grid
+from fwp_rl.ablation.plan import print_plan
 from fwp_rl.config import ConfigError
-from fwp_rl.reports.atari_scores import SCORES
+from fwp_rl.envs.atari.scores import SCORES
+from fwp_rl.listing import ablation_rows
+from fwp_rl.runs.presets import config_to_dict
+from fwp_rl.runs.yaml_files import grid_names
 
 RECALL = {"preset": "recall", "axes": {"seed": [1, 2]}}
 
@@ -108,6 +116,11 @@ def test_every_cell_of_every_shipped_grid_is_valid():
         "flicker",
     }
     grids = {name: load_grid(name) for name in names}
+    listed = {name: (cells, steps) for name, _, cells, steps in ablation_rows()}
+    assert listed == {
+        name: (len(grid.cells), sum(cell.config.total_steps for cell in grid.cells))
+        for name, grid in grids.items()
+    }
     for name, grid in grids.items():
         assert "seed" in grid.cells[0].labels, name
     games = {cell.config.env.game for cell in grids["cores_atari57"].cells}
@@ -116,3 +129,34 @@ def test_every_cell_of_every_shipped_grid_is_valid():
     assert games == {"BattleZone", "DoubleDunk", "NameThisGame", "Phoenix", "Qbert"}
     horizons = {cell.config.core.gradient_horizon for cell in grids["gradient_horizon"].cells}
     assert horizons == {1, 10, None}
+
+
+def test_a_protocol_laid_over_a_runs_config_settles_its_own_rules(tmp_path):
+    """As on the command line. The file spells out the rules of the run's protocol."""
+    classic = agents.load_preset("ppo_atari")
+    own = replace(classic, env=replace(classic.env, frame_skip=2))
+    for name, config in {"run": classic, "own": own}.items():
+        stored = config_to_dict(config)
+        assert stored["env"]["sticky_actions"] == 0
+        del stored["run_dir"]
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(stored))
+    protocols = {"env.protocol": ["classic", "machado"]}
+    for preset, wanted in (("ppo_atari", classic), (str(tmp_path / "run.yaml"), classic)):
+        found = expand({"preset": preset, "axes": protocols}, source="x")
+        machado = replace(classic.env, protocol="machado")
+        assert [cell.config.env for cell in found] == [wanted.env, machado]
+    found = expand({"preset": str(tmp_path / "own.yaml"), "axes": protocols}, source="x")
+    assert [cell.config.env.changed_rules for cell in found] == [{"frame_skip": 2}] * 2, "its own"
+
+
+def test_the_plan_counts_frames_where_a_step_plays_several(tmp_path):
+    axes = {"env.protocol": ["classic", "machado_2018"]}
+    grid = {"preset": "ppo_atari", "overrides": {"total_steps": 1000}, "axes": axes}
+    (tmp_path / "grid.yaml").write_text(yaml.safe_dump(grid))
+    (tmp_path / "toy.yaml").write_text(yaml.safe_dump(RECALL | {"overrides": {"total_steps": 10}}))
+    for name, words in (("grid", "2,000 steps = 9,000 frames"), ("toy", "20 steps; ")):
+        said = io.StringIO()
+        console = Console(file=said, width=200)
+        loaded = load_grid(tmp_path / f"{name}.yaml")
+        print_plan(loaded, tmp_path / "out", jobs=1, threads=1, console=console)
+        assert words in said.getvalue()

@@ -1,29 +1,32 @@
 """A real grid on a small task, with everything that may happen to it."""
 
+import itertools
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
 
+from fwp_rl import agents  # noqa: F401  # fills the registry of agents
+from fwp_rl.ablation.grid import load_grid
 from fwp_rl.ablation.runner import worker_environment
+from fwp_rl.runs.metrics import read_metrics
+from fwp_rl.training.session import TrainingSession
 
-GRID = {
-    "preset": "recall",
-    "overrides": {
-        "total_steps": 6_000,
-        "evaluation_games": 10,
-        "checkpoint_minutes": 0.01,
-        "num_envs": 8,
-        "rollout_length": 16,
-    },
-    "axes": {"core": ["feedforward", "gru"], "seed": [1, 2]},
-}
+
+def write_grid(path: Path, *, total_steps: int) -> Path:
+    overrides = {"total_steps": total_steps, "evaluation_games": 10, "checkpoint_minutes": 0.01}
+    sizes = {"num_envs": 8, "rollout_length": 16}
+    axes = {"core": ["feedforward", "gru"], "seed": [1, 2]}
+    grid = {"preset": "recall", "overrides": overrides | sizes, "axes": axes}
+    path.write_text(yaml.safe_dump(grid, sort_keys=False))
+    return path
 
 
 def start(grid: Path, output: Path) -> subprocess.Popen:
@@ -41,62 +44,89 @@ def ledger(output: Path) -> list[dict]:
     return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
 
-def wait_for(condition, seconds=60):
-    deadline = time.monotonic() + seconds
+def events(output: Path, cell: str) -> list[str]:
+    return [row["event"] for row in ledger(output) if row["cell"] == cell]
+
+
+def wait_for(condition, runner: subprocess.Popen) -> None:
+    """As long as it takes, which pytest limits; a runner that ends too early is told at once."""
     while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
+        assert runner.poll() is None, runner.communicate()[0]
         time.sleep(0.05)
 
 
-def has_learned(output: Path, cell: str) -> bool:
+def steps(output: Path, cell: str) -> list[int]:
     metrics = output / cell / "metrics.jsonl"
-    return metrics.exists() and metrics.stat().st_size > 0
+    return [row["step"] for row in read_metrics(metrics)]
 
 
 @pytest.mark.slow
-def test_killed_stopped_continued_and_failed(tmp_path):
-    grid, output = tmp_path / "tiny.yaml", tmp_path / "out"
-    grid.write_text(yaml.safe_dump(GRID, sort_keys=False))
+def test_killed_and_stopped_workers_are_resumed(tmp_path):
+    """On cells that no machine finishes meanwhile: whoever is first, two are at work throughout."""
+    grid, output = write_grid(tmp_path / "endless.yaml", total_steps=10**9), tmp_path / "out"
+    running = ("feedforward-s1", "feedforward-s2")
     first = start(grid, output)
-    wait_for(lambda: has_learned(output, "feedforward-s1"))
-    victim = next(row["pid"] for row in ledger(output) if row["cell"] == "feedforward-s1")
-    os.kill(victim, signal.SIGKILL)
-    wait_for(
-        lambda: (
-            any(row["event"] == "crashed" for row in ledger(output))
-            and ledger(output)[-1]["event"] in ("started", "resumed")
-        )
-    )
-    second = start(grid, output)
-    assert "another fwp-rl ablate" in second.communicate(timeout=60)[0]
-    assert second.returncode == 1
-    first.send_signal(signal.SIGINT)
-    said = first.communicate(timeout=60)[0]
+    try:
+        wait_for(lambda: all(steps(output, cell) for cell in running), first)
+        victim = next(row["pid"] for row in ledger(output) if row["cell"] == running[0])
+        os.kill(victim, signal.SIGKILL)
+        wait_for(lambda: events(output, running[0])[1:] == ["crashed", "resumed"], first)
+        second = start(grid, output)
+        assert "another fwp-rl ablate" in second.communicate()[0]
+        assert second.returncode == 1
+        first.send_signal(signal.SIGINT)
+        said = first.communicate()[0]
+    finally:  # a runner that is killed leaves its workers behind, and these never end by themselves
+        first.terminate()
+        first.wait()
     assert first.returncode == 130, said
     assert "feedforward-s1: killed by SIGKILL; trying once more" in said
     assert "Go on with the same command" in said
-    events = [row["event"] for row in ledger(output)]
-    assert set(events) <= {"started", "resumed", "crashed", "stopped", "finished"}
-    assert events.count("finished") < 3
+    assert events(output, running[0]) == ["started", "crashed", "resumed", "stopped"]
+    assert events(output, running[1]) == ["started", "stopped"]
+    assert {row["cell"] for row in ledger(output)} == set(running)
+    for cell in running:
+        assert steps(output, cell) == sorted(set(steps(output, cell)))
 
-    (output / "gru-s2").mkdir(exist_ok=True)
-    (output / "gru-s2" / "thesis.txt").touch()  # in the way: this cell always crashes
-    last = start(grid, output)
-    said = last.communicate(timeout=150)[0]
-    assert last.returncode == 1, said
+
+@pytest.mark.slow
+def test_half_done_cells_are_finished_and_one_that_cannot_begin_has_failed(tmp_path, monkeypatch):
+    grid, output = write_grid(tmp_path / "tiny.yaml", total_steps=2_000), tmp_path / "out"
+    half_done, blocked = "gru-s1", "gru-s2"
+    (output / blocked).mkdir(parents=True)
+    (output / blocked / "thesis.txt").touch()  # in the way: this cell always crashes
+    cell = next(cell for cell in load_grid(grid).cells if cell.name == half_done)
+    stop_after(3, monkeypatch)
+    # begun for fewer games than the grid asks for by now
+    begun = replace(cell.config, evaluation_games=3, run_dir=str(output / half_done), plain=True)
+    with pytest.raises(KeyboardInterrupt):
+        begun.train()
+    assert 0 < steps(output, half_done)[-1] < 2_000
+    runner = start(grid, output)
+    said = runner.communicate()[0]
+    assert runner.returncode == 1, said
     assert "failed: gru-s2; the same command tries again" in said
     assert "is not empty" in (output / "logs" / "gru-s2.log").read_text()
-    events = [row["event"] for row in ledger(output) if row["cell"] == "gru-s2"]
-    assert [event for event in events if event != "started"] == ["crashed", "failed"]
-    finished = [row["cell"] for row in ledger(output) if row["event"] == "finished"]
-    assert sorted(finished) == ["feedforward-s1", "feedforward-s2", "gru-s1"]
-    for cell in finished:
-        steps = [
-            json.loads(line)["step"]
-            for line in (output / cell / "metrics.jsonl").read_text().splitlines()
-        ]
-        assert steps == sorted(set(steps)), "a resumed curve has no step twice"
-        assert steps[-1] >= 6_000
+    assert events(output, blocked) == ["started", "crashed", "started", "failed"]
+    assert events(output, half_done) == ["resumed", "finished"]
+    for cell in ("feedforward-s1", "feedforward-s2", half_done):
+        assert events(output, cell)[-1] == "finished"
+        assert steps(output, cell) == sorted(set(steps(output, cell))), "no step twice"
+        assert steps(output, cell)[-1] >= 2_000
+    finished = [row for row in ledger(output) if row["event"] == "finished"]
+    assert all(row["games"] >= 10 and row["step"] >= 2_000 for row in finished)
+
+
+def stop_after(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As Ctrl-C would, once a training has logged so many rows."""
+    log, count = TrainingSession.log, itertools.count(1)
+
+    def interrupted(self, *arguments):
+        log(self, *arguments)
+        if next(count) == rows:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(TrainingSession, "log", interrupted)
 
 
 def test_workers_get_their_share_of_the_cores():

@@ -22,10 +22,10 @@ from fwp_rl.envs.toy import RecallConfig, ScriptedConfig, ScriptedEpisode
 from fwp_rl.evaluation import evaluate
 from fwp_rl.models.encoders import MLPConfig
 from fwp_rl.models.policy import Policy
+from fwp_rl.rl.actors import ActorsConfig
 from fwp_rl.rl.collector import Actor, Collector
 from fwp_rl.rl.replay import replay
-from fwp_rl.training.actors import ActorsConfig
-from fwp_rl.training.loggers import read_metrics
+from fwp_rl.runs.metrics import read_metrics
 from fwp_rl.types import Rollout
 
 SMALL = IMPALAConfig(
@@ -167,7 +167,7 @@ def test_a_run_leaves_what_comes_after_it_needs(kind: Any, optimizer: Any, tmp_p
         assert max(row["policy/lag_max"] for row in rows) == 0
         assert max(row["policy/ratio_deviation"] for row in rows) < 1e-4
     assert json.loads((run / "status.json").read_text())["state"] == "finished"
-    assert len(list((run / "evaluations").glob("*.json"))) == 1
+    assert not (run / "evaluations").exists()  # training ends with training
 
 
 def test_a_resumed_run_continues(tmp_path: Path) -> None:
@@ -199,7 +199,7 @@ IMPALAConfig(env=RecallConfig(), encoder=MLPConfig(), num_envs=4, batch_size=2, 
 
 def test_an_actor_that_fails_ends_the_run_and_keeps_what_was_learned(tmp_path: Path) -> None:
     command = [sys.executable, "-c", PLANTED]
-    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert ended.returncode == 1
     assert "ZeroDivisionError: planted" in ended.stderr
     assert "This happened in actor-" in ended.stderr

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from fwp_rl.reports.plots import compare_learning_curves
-from fwp_rl.training.loggers import read_metrics
+from fwp_rl.runs.metrics import read_metrics
 
 CORES = {
     "delta_net": (),

@@ -22,7 +22,7 @@ def test_every_figure_stands_beside_its_floor(tmp_path, capsys):
     result = json.loads(file.read_text())
     assert result["refused"] == []
     assert result["machine"]["threads"] == torch.get_num_threads()
-    assert {"torch", "numba", "fwp_rl"} <= result["versions"].keys()
+    assert {"torch", "numba", "fwp-rl"} <= result["versions"].keys()
     acting, learning = result["results"]
     assert [acting["pass"], learning["pass"]] == ["acting", "learning"]
     for case in (acting, learning):

@@ -1,4 +1,4 @@
-"""Lets the tests of this folder, and the oracles, import ``oracles.NAME``."""
+"""Lets the tests of this folder, and the oracles, import ``cases`` and ``oracles.NAME``."""
 
 import sys
 from pathlib import Path

@@ -75,12 +75,12 @@ def test_dpfp_by_hand() -> None:
 
 
 def test_favor_projection_is_orthogonal_in_blocks() -> None:
-    omega = favor_projection(8, 20, seed=4)
+    omega = favor_projection(8, 20)
     assert omega.shape == (20, 8)
     for block in (omega[:8], omega[8:16], omega[16:]):
         product = block @ block.T
         torch.testing.assert_close(product, product.diag().diag(), rtol=0, atol=1e-5)
-    lengths = favor_projection(8, 800, seed=4).norm(dim=1)
+    lengths = favor_projection(8, 800).norm(dim=1)
     assert lengths.square().mean() == pytest.approx(8, rel=0.1)  # chi-squared, 8 degrees
     assert lengths.square().var() == pytest.approx(16, rel=0.3)
 
@@ -88,7 +88,7 @@ def test_favor_projection_is_orthogonal_in_blocks() -> None:
 def test_favor_features_estimate_the_softmax_kernel() -> None:
     torch.manual_seed(2)
     a, b = 0.4 * torch.randn(2, 8)
-    omega = favor_projection(8, 4000, seed=0)
+    omega = favor_projection(8, 4000)
 
     def features(x: torch.Tensor) -> torch.Tensor:
         u = omega @ x
@@ -97,11 +97,47 @@ def test_favor_features_estimate_the_softmax_kernel() -> None:
     assert (features(a) @ features(b)).item() == pytest.approx(torch.exp(a @ b).item(), rel=0.05)
 
 
-def test_favor_projection_is_fixed_and_saved() -> None:
-    phi, again, other = (FeatureMap("favor", SIZE, seed=seed) for seed in (0, 0, 1))
+def test_favor_projection_comes_from_the_seed_and_is_saved() -> None:
+    maps = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        maps.append(FeatureMap("favor", SIZE))
+    phi, again, other = maps
     x = torch.randn(3, SIZE)
     assert torch.equal(phi(x), again(x))
     assert not torch.equal(phi(x), other(x))
     other.load_state_dict(phi.state_dict())
     assert torch.equal(phi(x), other(x))
     assert not FeatureMap("elu1", SIZE).state_dict()
+
+
+@pytest.mark.parametrize("scale", [0.3, 1.0, 4.0])
+def test_favor_epsilon_is_added_before_the_sum(scale: float) -> None:
+    torch.manual_seed(3)
+    phi = FeatureMap("favor", SIZE, epsilon=1e-4).double()
+    x = scale * torch.randn(50, SIZE, dtype=torch.float64)
+    u = x @ phi.get_buffer("projection").T
+    plain = (torch.cat([u, -u], -1) - x.square().sum(-1, keepdim=True) / 2).exp() + 1e-4
+    torch.testing.assert_close(phi(x), plain / plain.sum(-1, keepdim=True))
+    assert torch.autograd.gradcheck(phi, x[:4].requires_grad_())
+
+
+def test_favor_epsilon_makes_long_vectors_alike() -> None:
+    phi = FeatureMap("favor", SIZE, epsilon=1e-4)
+    x = (1000 * torch.randn(50, SIZE)).requires_grad_()
+    y = phi(x)
+    torch.testing.assert_close(y, torch.full_like(y, 1 / phi.output_size))
+    (gradient,) = torch.autograd.grad(y.square().sum(), x)
+    assert gradient.isfinite().all()
+
+
+def test_favor_epsilon_cannot_overflow() -> None:
+    """exp(88.8) does in float32; its largest exponent, half a row's length squared, is larger."""
+    phi = FeatureMap("favor", 256, epsilon=1e-4)
+    x = phi.get_buffer("projection")[:4].clone().requires_grad_()
+    assert x.square().sum(-1).max() / 2 > 89
+    y = phi(x)
+    (gradient,) = torch.autograd.grad(y[:, 0].sum(), x)
+    torch.testing.assert_close(y.sum(-1), torch.ones(4))
+    assert y.max() > 0.9
+    assert gradient.isfinite().all()

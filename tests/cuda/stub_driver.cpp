@@ -6,7 +6,7 @@
 static std::string calls;
 static unsigned char packed[64 * 8];
 static size_t fields;
-static int failing_launch, capturing, shared_limit = 101376;
+static int failing_launch, capturing, shared_limit = 101376, capability = 90;
 static thread_local int contexts;  // pushed by this thread; the driver keeps a stack for each too
 constexpr int NO_CONTEXT = 201;    // CUDA_ERROR_INVALID_CONTEXT
 
@@ -22,6 +22,7 @@ extern "C" {
 const char* stub_calls() { return calls.c_str(); }
 const unsigned char* stub_packed() { return packed; }
 void stub_expect(size_t count) { fields = count; }
+void stub_capability(int number) { capability = number; }
 void stub_set(int failing, int capture, int limit) {
   calls.clear();
   failing_launch = failing;
@@ -35,7 +36,10 @@ int cuDevicePrimaryCtxRetain(void** context, int device) {
   return note("retain %d", device);
 }
 int cuDeviceGetAttribute(int* value, int attribute, int) {
-  *value = attribute == 75 ? 9 : attribute == 76 ? 0 : attribute == 97 ? shared_limit : -1;
+  *value = attribute == 75   ? capability / 10
+           : attribute == 76 ? capability % 10
+           : attribute == 97 ? shared_limit
+                             : -1;
   return 0;
 }
 int cuStreamIsCapturing(void*, int* status) {

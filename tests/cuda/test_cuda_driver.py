@@ -38,12 +38,15 @@ def stub(stub_library, monkeypatch):
         lambda *kernel: nvrtc.Cubin("_Z_symbol", b"\x7fELF" + repr(kernel).encode()),
     )
     cuda_driver.driver.cache_clear()
+    cuda_driver.refusal.cache_clear()
     library = ctypes.CDLL(str(stub_library))
     library.stub_calls.restype = ctypes.c_char_p
     library.stub_packed.restype = ctypes.c_void_p
     library.stub_set(0, 0, 101376)
     yield library
+    library.stub_capability(90)
     cuda_driver.driver.cache_clear()
+    cuda_driver.refusal.cache_clear()
 
 
 def _calls(stub):
@@ -153,6 +156,18 @@ def test_too_much_shared_memory_is_refused(stub):
         BackendError, match="needs 400 bytes of shared memory a block, this GPU has 399"
     ):
         cuda_driver.launch(KERNEL, x, 1, [x])
+
+
+@pytest.mark.parametrize("capability", [70, 149])
+def test_an_architecture_that_nvrtc_does_not_know_is_refused(stub, capability):
+    stub.stub_capability(capability)
+    x = torch.zeros(5)
+    with pytest.raises(
+        BackendError,
+        match=rf"is compiled by NVRTC .* for sm_\d+ to .*, this GPU is an sm_{capability}",
+    ):
+        cuda_driver.launch(KERNEL, x, 1, [x])
+    assert "load" not in stub.stub_calls().decode()
 
 
 def test_where_there_is_no_driver(stub, monkeypatch):

@@ -323,7 +323,7 @@ def test_columns_in_processes_outlive_ctrl_c_and_their_death_is_no_hang() -> Non
     process = run_scenario("interrupt_and_kill_a_column")
     assert process.returncode == 0, process.stderr
     assert process.stdout.splitlines() == [
-        "the process of a column of CartPole-v1 has died",
+        "the process of one CartPole-v1 has died",
         "closed",
     ]
 

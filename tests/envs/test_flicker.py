@@ -146,7 +146,7 @@ def test_games_flicker_in_a_stack_of_screens(flickering: Stream) -> None:
 
 
 def test_the_stack_is_filled_when_a_game_ends_inside_the_hidden_no_ops() -> None:
-    """Road Runner, standing in the way, as in test_atari.py."""
+    """Road Runner, standing in the way, as in atari/test_envpool.py."""
     env = AtariConfig(game="RoadRunner", flicker=0.5, frame_stack=4).make(3, [5, 8, 14])
     env.reset()
     fills = []

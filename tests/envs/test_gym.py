@@ -11,7 +11,7 @@ from gymnasium import spaces
 
 from fwp_rl.config import ConfigError
 from fwp_rl.envs.gym import GymnasiumConfig
-from fwp_rl.training.presets import config_to_dict, env_config_from_dict
+from fwp_rl.runs.presets import config_to_dict, env_config_from_dict
 
 
 class Sampling(gymnasium.Env[Any, Any]):

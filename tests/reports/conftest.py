@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from fwp_rl import agents
-from fwp_rl.cores import CORES
+from fwp_rl.cores import CORES, CoreConfig
 from fwp_rl.envs.atari import AtariConfig, describe_protocol
 from fwp_rl.envs.classic import ClassicConfig
 from fwp_rl.models.encoders import MLPConfig, NatureCNNConfig
-from fwp_rl.training.presets import config_to_dict
-from fwp_rl.training.run import RunDirectory
+from fwp_rl.runs.directory import RunDirectory
+from fwp_rl.runs.presets import config_to_dict
 
 MakeRun = Callable[..., Path]
 
@@ -44,6 +44,7 @@ def make_run(tmp_path: Path) -> MakeRun:
         seed: int = 1,
         score: float | None = 0.5,
         folder: Path | None = None,
+        core_config: CoreConfig | None = None,
         **changes: Any,
     ) -> Path:
         atari = task == "Breakout"
@@ -51,7 +52,7 @@ def make_run(tmp_path: Path) -> MakeRun:
             agents.load_preset("recall"),
             env=AtariConfig(game=task) if atari else ClassicConfig(task="Catch-v0"),
             encoder=NatureCNNConfig(features=8) if atari else MLPConfig(hidden_sizes=(8,)),
-            core=CORES[core](),
+            core=core_config or CORES[core](),
             seed=seed,
             total_steps=1000,
             **changes,

@@ -11,6 +11,7 @@ import pytest
 from fwp_rl.cli import main
 from fwp_rl.config import ConfigError
 from fwp_rl.cores import CORES
+from fwp_rl.cores.delta_net import DeltaNetConfig
 from fwp_rl.reports.figures import DARK, LIGHT, Styles
 from fwp_rl.reports.page import write_report
 from fwp_rl.reports.records import read_records
@@ -69,15 +70,15 @@ def test_a_page_holds_all_it_needs(tmp_path: Path, make_run: MakeRun) -> None:
         assert f'id="{name}"' in path.read_text()
     assert "No intervals" not in page.text
     (delta,) = [
-        r for r in rows(folder, "scores") if (r["task"], r["kind"]) == ("Catch-v0", "delta_net")
+        r for r in rows(folder, "scores") if (r["task"], r["variant"]) == ("Catch-v0", "delta_net")
     ]
     assert (delta["seeds"], delta["mean return"], delta["range"]) == ("5", "1.30", "1.10 to 1.50")
     assert float(delta["normalised"]) == pytest.approx((1.3 + 1) / 2)  # Catch: -1 to 1
-    assert {r["kind"] for r in rows(folder, "costs")} == {"delta_net", "lstm"}
+    assert {r["variant"] for r in rows(folder, "costs")} == {"delta_net", "lstm"}
     assert any(r["value"] == "classic" for r in rows(folder, "what_was_run"))
     assert len(rows(folder, "runs")) == 20
     (differs,) = [
-        r for r in rows(folder, "differences") if r["kind"] == "lstm" and r["task"] == "Catch-v0"
+        r for r in rows(folder, "differences") if r["variant"] == "lstm" and r["task"] == "Catch-v0"
     ]
     assert differs["core.name"] == "lstm"
 
@@ -124,7 +125,8 @@ def test_the_score_is_the_last_checkpoints_and_never_a_better_one(make_run: Make
         (run / "evaluations" / f"{name}.json").write_text(json.dumps(result))
     (run / "evaluations" / "torn.json").write_text("{")
     (record,) = read_records([run]).runs
-    assert record.score == 0.1
+    assert record.score is not None
+    assert record.score.mean == 0.1
 
 
 def test_runs_without_a_score_are_named(tmp_path: Path, make_run: MakeRun) -> None:
@@ -154,6 +156,54 @@ def test_an_ablations_labels_are_taken_over(make_run: MakeRun, tmp_path: Path) -
     assert (record.label, record.task) == ("small, cut", "fetch")
 
 
+def make_ablation(folder: Path, runs: dict[Path, dict[str, str]]) -> Path:
+    cells = [{"name": r.name, "run": r.name, "labels": labels} for r, labels in runs.items()]
+    (folder / "ablation.json").write_text(json.dumps({"schema": 1, "cells": cells}))
+    return folder
+
+
+@pytest.mark.parametrize("seed_first", [True, False])
+def test_a_seed_that_is_written_like_another_axis_value_splits_no_variant(
+    seed_first: bool, make_run: MakeRun, tmp_path: Path
+) -> None:
+    runs = {}
+    for heads in (1, 2):
+        for layers in (1, 2):
+            for seed in (1, 2):
+                run = make_run(
+                    seed=seed,
+                    folder=tmp_path / "grid" / f"h{heads}l{layers}",
+                    core_config=DeltaNetConfig(heads=heads, layers=layers),
+                )
+                run = run.rename(tmp_path / "grid" / f"{heads}-{layers}-{seed}")
+                labels = {"core.heads": str(heads), "core.layers": str(layers)}
+                seeds = {"seed": str(seed)}
+                runs[run] = {**seeds, **labels} if seed_first else {**labels, **seeds}
+    records = read_records([make_ablation(tmp_path / "grid", runs)])
+    assert {label: [run.seed for run in records.of(label)] for label in records.labels} == {
+        f"heads {heads}, layers {layers}": [1, 2] for heads in (1, 2) for layers in (1, 2)
+    }
+
+
+def test_how_a_run_was_made_splits_no_variant(make_run: MakeRun, tmp_path: Path) -> None:
+    make_run(seed=1)
+    make_run(seed=2, logger="wandb", device="cuda:3", checkpoint_minutes=1.0)
+    make_run(seed=3, evaluation_games=500, video=False, plain=True, run_dir="elsewhere")
+    assert read_records([tmp_path / "runs"]).labels == ["delta_net"]
+
+
+def test_games_and_step_stand_beside_a_score(make_run: MakeRun, tmp_path: Path) -> None:
+    run, other = make_run(), make_run(seed=2)
+    more = evaluation("Catch", 0.75, step=1000, games=1200)
+    (run / "evaluations" / "more.json").write_text(json.dumps(more))
+    write_report(read_records([run, other]), tmp_path / "out", title="t")
+    by_seed = {row["seed"]: row for row in rows(tmp_path / "out", "runs")}
+    assert [by_seed["1"][c] for c in ("score", "games", "at step")] == ["0.75", "1200", "1,000"]
+    assert [by_seed["2"][c] for c in ("score", "games", "at step")] == ["0.50", "30", "1,000"]
+    (both,) = rows(tmp_path / "out", "scores")
+    assert (both["games"], both["at step"]) == ("30 to 1,200", "1,000")
+
+
 def test_published_scores_stand_beside_the_same_protocol_only(
     make_run: MakeRun, tmp_path: Path
 ) -> None:
@@ -169,7 +219,8 @@ def test_published_scores_stand_beside_the_same_protocol_only(
     (row,) = rows(tmp_path / "with", "published")
     assert row["ours"] == "7.0 ± 0.5"
     (record,) = read_records([run]).runs
-    assert record.score == 0.5
+    assert record.score is not None
+    assert record.score.mean == 0.5
 
 
 def test_fifteen_cores_have_fifteen_styles() -> None:

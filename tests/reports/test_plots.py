@@ -70,14 +70,14 @@ def test_rows_without_a_return_are_left_out():
     assert with_extra == draw_learning_curve(known, title="x")
 
 
-def test_comparison_gives_a_colour_to_each_kind_and_a_line_to_each_run():
+def test_comparison_gives_a_colour_to_each_variant_and_a_line_to_each_run():
     pytest.importorskip("matplotlib")
     low = [{**row, "charts/episode_return": 1.0} for row in rows(50)]
     one = pixels(compare_learning_curves({"a": [rows(50)]}, title="x"))
     both = pixels(compare_learning_curves({"a": [rows(50)], "b": [low, rows(20)]}, title="x"))
     assert count(one, VERMILION) == 0
     assert (np.abs(both.astype(int) - np.array(VERMILION)).sum(-1) < 120).sum() > 100
-    with pytest.raises(ValueError, match="got 8 kinds, expected 7 or fewer"):
+    with pytest.raises(ValueError, match="got 8 variants, expected 7 or fewer"):
         compare_learning_curves({str(i): [] for i in range(8)}, title="x")
 
 

@@ -10,7 +10,6 @@ from fwp_rl.reports.statistics import (
     normalized_score,
     performance_profile,
     probability_of_improvement,
-    score_bounds,
 )
 
 scores_of_runs = st.lists(st.floats(-3, 30).map(lambda x: round(x, 2)), min_size=1, max_size=7)
@@ -155,7 +154,7 @@ def test_comparing_needs_the_same_tasks():
     ],
 )
 def test_tasks_are_normalised_by_their_bounds(env, low, high):
-    assert score_bounds(env) == (low, high)
+    assert env.score_bounds() == (low, high)
     assert normalized_score(env, low) == 0
     assert normalized_score(env, high) == 1
     assert normalized_score(env, (low + high) / 2) == pytest.approx(0.5)

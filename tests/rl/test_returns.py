@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from fwp_rl.rl.returns import gae, v_trace, v_trace_from_logits
+from fwp_rl.rl.returns import gae, v_trace
 
 GAMMA, LAM = 0.9, 0.8
 
@@ -220,19 +220,6 @@ def test_v_trace_on_policy_is_the_lambda_return(lam: float) -> None:
         weights = [(1 - lam) * lam**n for n in range(len(returns) - 1)]
         weights.append(lam ** (len(returns) - 1))
         assert target[s] == pytest.approx(np.dot(weights, returns), abs=1e-12)
-
-
-def test_v_trace_from_logits_takes_the_ratio_of_the_played_actions() -> None:
-    torch.manual_seed(0)
-    behaviour, logits = torch.randn(2, 5, 3, 4, dtype=torch.float64)
-    action = torch.randint(4, (5, 3))
-    reward, mask = torch.randn(5, 3, dtype=torch.float64), torch.rand(5, 3) < 0.8
-    value, discount = torch.randn(6, 3, dtype=torch.float64), torch.full_like(reward, GAMMA)
-    p, q = (torch.distributions.Categorical(logits=x).log_prob(action) for x in (logits, behaviour))
-    expected = v_trace(p - q, reward, discount, value, mask, **BARS)
-    actual = v_trace_from_logits(behaviour, logits, action, reward, discount, value, mask, **BARS)
-    for a, b in zip(actual, expected, strict=True):
-        torch.testing.assert_close(a, b)
 
 
 def test_v_trace_keeps_what_stands_at_a_dummy_to_itself() -> None:

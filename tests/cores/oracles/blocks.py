@@ -80,8 +80,7 @@ def query_key_value(p: Weights, config: Any, x: Array, heads: int | None = None)
     omega = p.get("feature_map.projection")
     parts = (np.split(head, np.cumsum([key, key, value])) for head in emitted)
     return [
-        (phi(config.feature_map, q, omega), phi(config.feature_map, k, omega), v, rest)
-        for q, k, v, rest in parts
+        (mapped(config, q, omega), mapped(config, k, omega), v, rest) for q, k, v, rest in parts
     ]
 
 
@@ -130,8 +129,13 @@ def sum_normalised(x: Array) -> Array:
     return x / (x.sum() + 1e-5)
 
 
-def phi(name: str, a: Array, omega: Array | None = None) -> Array:
-    """Feature map and normalisation of one vector; omega: the projection of favor."""
+def mapped(config: Any, a: Array, omega: Array | None) -> Array:
+    """The feature map of a core's keys and queries."""
+    return phi(config.feature_map, a, omega, config.favor_epsilon)
+
+
+def phi(name: str, a: Array, omega: Array | None = None, epsilon: float = 0.0) -> Array:
+    """Feature map and normalisation of one vector; omega, epsilon: of favor."""
     if name == "identity":
         return a / np.sqrt((a**2).sum() + 1e-5)
     if name == "softmax":
@@ -142,7 +146,7 @@ def phi(name: str, a: Array, omega: Array | None = None) -> Array:
         return sum_normalised(relu(a))
     if name == "favor":
         u = omega @ a
-        f = np.exp(np.concatenate([u, -u]) - (a**2).sum() / 2) / np.sqrt(2 * len(u))
+        f = np.exp(np.concatenate([u, -u]) - (a**2).sum() / 2) + epsilon
         return f / f.sum()
     z = np.concatenate([relu(a), relu(-a)])
     rolls = range(1, int(name.removeprefix("dpfp")) + 1)

@@ -7,8 +7,8 @@ from oracles.blocks import (
     Leaves,
     Weights,
     delta_rule,
+    mapped,
     part,
-    phi,
     query_key_value,
     run_blocks,
     sigmoid,
@@ -24,7 +24,7 @@ def memory(p: Weights, config: Any, x: Array, state: Leaves) -> tuple[Array, Lea
         v = np.concatenate([v, rest[:-1]])
         U[head] = delta_rule(U[head], k, v, sigmoid(rest[-1]))
         fast_v, fast_q, fast_k, b = np.split(U[head] @ q, np.cumsum([V, K, K]))
-        fast_q, fast_k = (phi(config.feature_map, a, omega) for a in (fast_q, fast_k))
+        fast_q, fast_k = (mapped(config, a, omega) for a in (fast_q, fast_k))
         W[head] = delta_rule(W[head], fast_k, fast_v, sigmoid(b))
         reads.append(W[head] @ fast_q)
     return np.concatenate(reads), (U, W)

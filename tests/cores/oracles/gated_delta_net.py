@@ -10,8 +10,8 @@ from oracles.blocks import (
     Weights,
     delta_rule,
     linear,
+    mapped,
     part,
-    phi,
     run_blocks,
     sigmoid,
 )
@@ -19,6 +19,7 @@ from oracles.blocks import (
 OPTIONS: list[dict[str, Any]] = [
     {},
     {"convolution": 1, "output_gate": False, "feature_map": "softmax"},
+    {"allow_negative_eigenvalues": True, "scale_queries": True},
 ]
 
 
@@ -26,7 +27,7 @@ def memory(p: Weights, config: Any, x: Array, state: Leaves) -> tuple[Array, Lea
     W, *recent = state
     H, K, V = config.heads, config.key_size, config.value_size
     n = getattr(config, "updates", 1)
-    top_rate = 2 if getattr(config, "allow_negative_eigenvalues", False) else 1
+    top_rate = 2 if config.allow_negative_eigenvalues else 1
     emitted = linear(part(p, "slow_net."), x)
     if config.convolution > 1:
         inputs = [emitted, *recent[0]]
@@ -44,9 +45,10 @@ def memory(p: Weights, config: Any, x: Array, state: Leaves) -> tuple[Array, Lea
         q, *written = np.split(emitted[head], K + np.cumsum([0, *[K] * n, *[V] * (n - 1)]))
         W[head] *= decay[head]
         for i in range(n):
-            k = phi(config.feature_map, written[i], omega)
+            k = mapped(config, written[i], omega)
             W[head] = delta_rule(W[head], k, written[n + i], rates[head, i])
-        read = W[head] @ phi(config.feature_map, q, omega)
+        q = mapped(config, q, omega)
+        read = W[head] @ (q / np.sqrt(len(q)) if config.scale_queries else q)
         reads.append(read / np.sqrt((read**2).mean() + 1e-5) * p["norm.weight"])
     y = np.concatenate(reads)
     if config.output_gate:

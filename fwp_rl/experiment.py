@@ -1,0 +1,84 @@
+"""A whole experiment: training, and what follows it, as the config says.
+
+``fwp-rl train``, the workers of an ablation and ``fwp_rl.train`` come through here. An agent's own
+``train`` ends with training.
+"""
+
+import json
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from rich.console import Console
+
+from fwp_rl.evaluation import evaluate, evaluation_table
+from fwp_rl.filming import record_video
+from fwp_rl.reports.plots import learning_curve
+from fwp_rl.runs.config import TrainConfig
+from fwp_rl.runs.policy import load_saved
+from fwp_rl.runs.views import open_view
+
+__all__ = ["finish", "train"]
+
+
+def train(config: TrainConfig, *, resume: Path | None = None) -> Path:
+    """Train, then evaluate, draw and film as the config says; returns the run directory.
+
+    resume  a run directory to go on with, from its newest good checkpoint
+
+    Ctrl-C and SIGTERM save a checkpoint and end the process's work there: nothing follows. RunError
+    where the run directory cannot be used, CheckpointError where no checkpoint in it can.
+    """
+    path = config.train(resume=resume)
+    finish(path, config)
+    return path
+
+
+def finish(path: Path, config: TrainConfig) -> None:
+    """What follows training: an evaluation, the learning curve, a video, and these in the log."""
+    console = Console(markup=False, highlight=False)
+    made = [path / "policy"]
+    result = None
+
+    def attempt(what: str, make: Callable[[], Path | None]) -> None:
+        """A finished training is not to fail for a picture."""
+        try:
+            file = make()
+            made.extend([] if file is None else [file])
+        except Exception as error:
+            console.print(f"No {what}: {type(error).__name__}: {error}", soft_wrap=True)
+
+    if config.evaluation_games:
+        result = evaluate(path, games=config.evaluation_games, device=config.device)
+        console.print(evaluation_table(result))
+        made.append(Path(result["file"]))
+    attempt("learning curve", lambda: learning_curve(path, evaluation=result))
+    if config.video and config.env.frame_rate() is not None:
+        attempt("video", lambda: record_video(path, device=config.device))
+    attempt("results in the log", lambda: _show_results(path, config, result))
+    console.print("\nIn the run directory:")
+    for file in made:
+        console.print(f"  {file}", soft_wrap=True)
+    console.print(f"\nNext:  fwp-rl evaluate {path}   fwp-rl watch {path}", soft_wrap=True)
+
+
+def _show_results(path: Path, config: TrainConfig, result: dict[str, Any] | None) -> Path | None:
+    """Show the evaluation, and the game alone of a short clip, where the curves are shown."""
+    step = int(load_saved(path).metadata.get("step") or 0)
+    with closing(open_view(config.logger, path, start_step=step)) as view:
+        if result is not None:
+            view.scalars(step, {"evaluation/mean_return": result["summary"]["mean"]})
+            view.text("evaluation", f"```json\n{json.dumps(result['summary'], indent=1)}\n```")
+        if config.video and config.env.frame_rate() is not None:
+            with TemporaryDirectory() as folder:
+                clip = record_video(
+                    path,
+                    device=config.device,
+                    max_seconds=20,
+                    memory=False,
+                    output=Path(folder) / "clip.gif",
+                )
+                view.clip(step, "evaluation/clip", clip)
+    return None

@@ -1,0 +1,223 @@
+"""The machine: its devices, the cores that this process may use, its memory allocator, and the
+facts that results carry. Needs torch alone, and imports it where it is asked about."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import re
+import socket
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fwp_rl.config import ConfigError
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = [
+    "check_device_name",
+    "choose_device",
+    "commit",
+    "cpu_threads",
+    "facts",
+    "keep_freed_memory",
+    "limit_threads",
+    "processor",
+    "usable_cores",
+    "versions",
+]
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
+_ONE_GIB = 1 << 30
+_PACKAGES = ("fwp-rl", "torch", "numpy", "numba", "envpool", "ale-py", "gymnasium")
+
+
+def check_device_name(name: str) -> None:
+    """ConfigError unless it names a device, whether or not this machine has it: a run that was
+    trained on a GPU is read on machines without one."""
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", str(name)):
+        raise ConfigError(f"device: got {name!r}, expected auto, cpu, cuda or cuda:N")
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of that name: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``; auto takes a CUDA device
+    where there is one. ConfigError where it is none of these, or this machine does not have it."""
+    import torch
+
+    check_device_name(name)
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if name == "auto":
+        return torch.device("cuda" if count else "cpu")
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= count:
+        have = f"only {count}, counted from cuda:0" if count else "no CUDA device"
+        instead = "a smaller number" if count else "--device cpu"
+        raise ConfigError(f"device: got {name!r}, but torch finds {have} here; use {instead}")
+    return device
+
+
+def usable_cores(root: Path = Path("/")) -> int:
+    """The cores that this process may use, one at least: those of its affinity (``taskset``,
+    Slurm), and no more than a container's quota pays for, rounded down.
+
+    root  where ``proc`` and ``sys`` are mounted
+    """
+    cores, quota = _affinity(), _quota(root)
+    return cores if quota is None else max(1, min(cores, int(quota)))
+
+
+def limit_threads() -> None:
+    """Before torch is imported: let it compute with no more threads than a container's quota pays
+    for, unless OMP_NUM_THREADS is set. Affinity OpenMP sees by itself, a quota it does not."""
+    cores = usable_cores()
+    if cores < _affinity():
+        os.environ.setdefault("OMP_NUM_THREADS", str(cores))
+
+
+def _affinity() -> int:
+    if hasattr(os, "process_cpu_count"):  # Python 3.13
+        cores: int | None = os.process_cpu_count()
+    elif hasattr(os, "sched_getaffinity"):
+        cores = len(os.sched_getaffinity(0))
+    else:
+        cores = os.cpu_count()
+    return cores or 1
+
+
+def _quota(root: Path) -> float | None:
+    """Cores by the control groups of this process, version 1 or 2; None where nothing limits it."""
+    try:
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return None
+    mounts = root / "sys/fs/cgroup"
+    found = []
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        below = [part for part in path.split("/") if part]
+        if ".." in below:  # outside what this process sees
+            below = []
+        for mount in (mounts / controllers, mounts / "cpu") if controllers else (mounts,):
+            # a limit may be set at any level above; inside a container the path is the host's and
+            # leads nowhere, and what is mounted at the top is the container's own
+            for depth in range(len(below) + 1):
+                found += _limits(mount.joinpath(*below[:depth]))
+    return min(found, default=None)
+
+
+def _limits(group: Path) -> list[float]:
+    """Cores that a control group allows, if it says so."""
+    try:
+        if (group / "cpu.max").is_file():  # version 2: "150000 100000" or "max 100000"
+            quota, period = (group / "cpu.max").read_text().split()
+        else:
+            quota = (group / "cpu.cfs_quota_us").read_text().strip()
+            period = (group / "cpu.cfs_period_us").read_text().strip()
+        cores = float(quota) / float(period)
+    except (OSError, ValueError, ZeroDivisionError):
+        return []
+    return [cores] if cores > 0 else []  # version 1 writes -1 for no limit
+
+
+@contextmanager
+def cpu_threads(count: int) -> Iterator[None]:
+    """Compute on ``count`` cores in this Python thread, and as before afterwards."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def keep_freed_memory() -> bool:
+    """Serve blocks below 1 GiB from the heap, and give nothing back to the system.
+
+    By default glibc maps each big block anew, and the kernel zeroes its pages at every training
+    step. Affects the whole process. False where the C library is not glibc: nothing is changed.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return False
+    libc = ctypes.CDLL(None)
+    return bool(
+        libc.mallopt(_M_MMAP_THRESHOLD, _ONE_GIB) and libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+    )
+
+
+def facts(device: torch.device | str = "cpu") -> dict[str, Any]:
+    """``machine``, ``versions`` and ``commit``: what a result is told apart by later, as JSON.
+
+    device  where it was computed; a GPU is named only if it was used, for asking starts CUDA
+    """
+    import torch
+
+    machine: dict[str, Any] = {
+        "host": socket.gethostname(),
+        "processor": processor(),
+        "cores": usable_cores(),
+        "threads": torch.get_num_threads(),
+    }
+    if torch.device(device).type == "cuda":
+        machine["gpu"] = torch.cuda.get_device_name(device)
+    return {"machine": machine, "versions": versions(), "commit": commit()}
+
+
+@cache
+def versions() -> dict[str, str]:
+    """Python, the platform, CUDA, and the packages that results depend on, as far as installed."""
+    found = {"python": platform.python_version(), "platform": platform.platform()}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    import torch
+
+    found["torch"] = str(torch.__version__)  # with its build, which the package's version may lack
+    if torch.version.cuda is not None:
+        found["cuda"] = torch.version.cuda
+    return found
+
+
+@cache
+def processor() -> str:
+    """The processor's name, or its architecture where the system does not tell."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    models = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(models, platform.machine())
+
+
+@cache
+def commit() -> str | None:
+    """The commit of the checkout that this package is run from; None where it was installed, where
+    there is no repository, or no git to ask."""
+    root = Path(__file__).resolve().parents[1]
+    try:
+        git = subprocess.run(
+            ["git", "rev-parse", "--show-toplevel", "HEAD"],
+            cwd=root,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    except OSError:
+        return None
+    lines = git.stdout.splitlines()
+    # a package that was installed below somebody's repository is not of that repository's commit
+    if git.returncode or len(lines) != 2 or Path(lines[0]).resolve() != root:
+        return None
+    return lines[1]

@@ -1,0 +1,427 @@
+"""Actors that play with a copy of the policy while a learner learns, and the batches they make.
+
+Each actor owns a pool of environment columns, which it steps in lockstep, a copy of the policy,
+and buffers for a few unrolls. Between two unrolls, and never inside one, it takes over the newest
+weights. A finished unroll goes to the learner, which copies columns out of it, whichever are
+finished, into its batch; an emptied buffer goes back. The buffers bound every queue, and with
+them how far behind the learner an actor can fall.
+
+``threads`` plays in one thread per actor. ``inline`` plays in the learner's own thread, an unroll
+when one is needed: the same batches from run to run, bit for bit.
+"""
+
+import copy
+import queue
+import threading
+import time
+import warnings
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Annotated, Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from fwp_rl.config import BOOKKEEPING, ConfigError, Range, check_ranges
+from fwp_rl.envs import EnvConfig, Game, VectorEnv
+from fwp_rl.machine import check_device_name, choose_device, usable_cores
+from fwp_rl.models.policy import Policy
+from fwp_rl.rl.collector import Actor, Collector, Stopwatch, empty_rollout
+from fwp_rl.rl.replay import copy_columns
+from fwp_rl.types import Rollout
+
+__all__ = ["Actors", "ActorsConfig", "Batch"]
+
+STOP_SECONDS = 60
+"""How long closing waits for an actor to come to the end of its unroll."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActorsConfig:
+    """Who plays."""
+
+    kind: Literal["threads", "inline"] = "threads"
+    """One thread per actor, or all in the learner's thread, in turn and reproducibly."""
+    count: Annotated[int, Range(1, 256)] = 2
+    """Actors; each has num_envs / count environments. While one waits for its emulators, another
+    computes."""
+    buffers: Annotated[int, Range(1, 64)] = 2
+    """Unrolls that an actor may have begun or finished and not yet given to the learner."""
+    device: Annotated[str, BOOKKEEPING] = "auto"
+    """Where actors compute: cpu, cuda or cuda:N; auto takes the learner's device."""
+    cpu_threads: Annotated[int, Range(1, 256), BOOKKEEPING] = 1
+    """Cores that an actor in a thread of its own computes with, where it does so on the CPU."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+        check_device_name(self.device)
+
+    def resolve_device(self, learner: torch.device) -> torch.device:
+        """The device to act on beside a learner's."""
+        return learner if self.device == "auto" else choose_device(self.device)
+
+    def cores_left(self, learner: torch.device) -> int:
+        """The CPU cores that a learner has for itself, one at least."""
+        cores = torch.get_num_threads()
+        if self.kind == "threads" and self.resolve_device(learner).type == "cpu":
+            cores -= self.count * self.cpu_threads
+        return max(1, cores)
+
+
+@dataclass(kw_only=True, slots=True)
+class Batch:
+    """What a learner learns from at a time.
+
+    rollout  B = batch_size columns on the learner's device, in buffers that are reused: use it
+             before the next batch
+    version  [B]  int64  how many times weights had been published when each column was played
+    games    that ended in the unrolls which this batch is the first to take columns from
+    shares   activity → share of their time that actors spent on it, over these unrolls
+    """
+
+    rollout: Rollout
+    version: Tensor
+    games: list[Game]
+    shares: dict[str, float]
+
+
+class Actors:
+    """All actors of a run. ``start`` once, ``next_batch`` and ``publish`` by turns, ``close``."""
+
+    def __init__(
+        self,
+        config: ActorsConfig,
+        env: EnvConfig,
+        policy: Policy,
+        *,
+        seeds: Sequence[int],
+        generators: Sequence[torch.Generator],
+        unroll_length: int,
+        batch_size: int,
+    ) -> None:
+        """Builds the environments and starts nothing.
+
+        policy      the learner's; its device is where batches go
+        seeds       one per environment column; their number is a multiple of ``config.count``
+        generators  one per actor, on the actors' device: they draw its actions
+        """
+        if len(seeds) % config.count:
+            raise ConfigError(
+                f"actors.count: got {config.count}, expected a divisor of num_envs = {len(seeds)}: "
+                "each actor has as many environments as the others"
+            )
+        self._device = policy.value_head.weight.device
+        self._unroll_length = unroll_length
+        self._weights = _Weights(policy)
+        self._assembly = _Assembly(policy, unroll_length, batch_size)
+        columns = len(seeds) // config.count
+        # pools beside each other share the cores
+        threads = max(1, usable_cores() // config.count)
+        with ExitStack() as made:
+            players = []
+            for index, generator in enumerate(generators):
+                own = seeds[index * columns : (index + 1) * columns]
+                pool = env.make(columns, own, num_threads=threads)
+                made.callback(pool.close)
+                players.append(
+                    _Player(
+                        index,
+                        copy.deepcopy(policy).to(generator.device),
+                        pool,
+                        self._weights,
+                        generator=generator,
+                        unroll_length=unroll_length,
+                        buffers=config.buffers if config.kind == "threads" else 1,
+                        cpu_threads=config.cpu_threads,
+                        pin_memory=generator.device.type == "cpu" and self._device.type == "cuda",
+                    )
+                )
+            made.pop_all()
+        self._source: _Source = _Threads(players) if config.kind == "threads" else _Inline(players)
+
+    def start(self, policy: Policy) -> None:
+        """Begin to play with these weights."""
+        self.publish(policy)
+        self._source.start()
+
+    def publish(self, policy: Policy) -> None:
+        """Hand the actors new weights; they take them over before their next unroll."""
+        self._weights.publish(policy)
+
+    @property
+    def version(self) -> int:
+        """How many times weights have been published."""
+        return self._weights.version
+
+    def next_batch(self) -> Batch:
+        """Columns for the learner, as soon as enough are finished.
+
+        Raises what an actor raised, with its traceback, as soon as one did.
+        """
+        if not self.version:
+            raise RuntimeError("next_batch() before start(): nobody plays yet")
+        return self._assembly.next_batch(self._source)
+
+    def close(self) -> None:
+        """End all actors and close their environments. Waits for an unroll that is under way."""
+        self._source.close()
+
+
+@dataclass(kw_only=True, slots=True)
+class _Unroll:
+    """What one actor has played, in one of its buffers."""
+
+    player: "_Player"
+    rollout: Rollout
+    version: int
+    games: list[Game]
+    seconds: dict[str, float]
+    wall: float
+    taken: int = 0
+    """Columns that are in batches already."""
+
+
+class _Weights:
+    """The weights that were published last. Safe to use from several threads."""
+
+    def __init__(self, policy: Policy) -> None:
+        self.version = 0
+        self._lock = threading.Lock()
+        self._tensors = {name: t.detach().clone() for name, t in policy.state_dict().items()}
+
+    def publish(self, policy: Policy) -> None:
+        with self._lock:
+            _copy(policy.state_dict(), self._tensors)
+            self.version += 1
+
+    def fetch(self, policy: Policy, version: int) -> int:
+        """Copy the weights into an actor's policy that has those of ``version``; returns the new
+        version."""
+        with self._lock:
+            if version != self.version:
+                _copy(self._tensors, policy.state_dict())
+            return self.version
+
+
+def _copy(source: dict[str, Tensor], target: dict[str, Tensor]) -> None:
+    with torch.no_grad():
+        for name, tensor in source.items():
+            target[name].copy_(tensor)
+    # each side works on a stream of its own
+    for device in {t.device for t in (*source.values(), *target.values())}:
+        _synchronize(device)
+
+
+class _Player:
+    """One actor: its pool, its copy of the policy, its buffers."""
+
+    def __init__(
+        self,
+        index: int,
+        policy: Policy,
+        env: VectorEnv,
+        weights: _Weights,
+        *,
+        generator: torch.Generator,
+        unroll_length: int,
+        buffers: int,
+        cpu_threads: int,
+        pin_memory: bool,
+    ) -> None:
+        self.index = index
+        self.env = env
+        self.cpu_threads = cpu_threads
+        self.device = generator.device
+        self.free: queue.SimpleQueue[Rollout | None] = queue.SimpleQueue()
+        """Buffers to play into; None asks the actor to end."""
+        self._policy = policy
+        self._weights = weights
+        self._version = 0
+        self._generator = generator
+        self._unroll_length = unroll_length
+        self._buffers = buffers
+        self._pin_memory = pin_memory
+        self._stopwatch = Stopwatch()
+
+    def begin(self) -> None:
+        """Start the environment's episodes."""
+        self._version = self._weights.fetch(self._policy, self._version)
+        actor = Actor(self._policy, self.env, generator=self._generator, stopwatch=self._stopwatch)
+        self._collector = Collector(actor, self._unroll_length)
+        for _ in range(self._buffers):
+            self.free.put(self._collector.new_rollout(pin_memory=self._pin_memory))
+        self._last = time.perf_counter()
+
+    def unroll(self) -> _Unroll | None:
+        """Play T steps with the newest weights once a buffer is free; None where asked to end."""
+        with self._stopwatch("actor_waiting"):
+            buffer = self.free.get()
+        if buffer is None:
+            return None
+        self._version = self._weights.fetch(self._policy, self._version)
+        rollout, games = self._collector.collect(buffer)
+        _synchronize(self.device)
+        now = time.perf_counter()
+        wall, self._last = now - self._last, now
+        return _Unroll(
+            player=self,
+            rollout=rollout,
+            version=self._version,
+            games=games,
+            seconds=self._stopwatch.take(),
+            wall=wall,
+        )
+
+
+class _Source(Protocol):
+    """Where finished unrolls come from."""
+
+    def start(self) -> None: ...
+    def take(self) -> _Unroll: ...
+    def close(self) -> None: ...
+
+
+class _Inline:
+    """Players that take turns in the caller's thread."""
+
+    def __init__(self, players: list[_Player]) -> None:
+        self._players = players
+        self._turn = 0
+
+    def start(self) -> None:
+        for player in self._players:
+            player.begin()
+
+    def take(self) -> _Unroll:
+        player = self._players[self._turn]
+        self._turn = (self._turn + 1) % len(self._players)
+        unroll = player.unroll()
+        assert unroll is not None  # nobody asks an inline player to end
+        return unroll
+
+    def close(self) -> None:
+        for player in self._players:
+            player.env.close()
+
+
+class _Threads:
+    """A thread for each player."""
+
+    def __init__(self, players: list[_Player]) -> None:
+        self._players = players
+        self._finished: queue.SimpleQueue[_Unroll | BaseException] = queue.SimpleQueue()
+        self._threads = [
+            threading.Thread(
+                target=self._play, args=(player,), name=f"actor-{player.index}", daemon=True
+            )
+            for player in players
+        ]
+
+    def start(self) -> None:
+        for thread in self._threads:
+            thread.start()
+
+    def take(self) -> _Unroll:
+        item = self._finished.get()
+        if isinstance(item, BaseException):
+            raise item
+        return item
+
+    def close(self) -> None:
+        for player in self._players:
+            player.free.put(None)
+        deadline = time.monotonic() + STOP_SECONDS
+        for player, thread in zip(self._players, self._threads, strict=True):
+            if thread.ident is not None:
+                thread.join(max(0.0, deadline - time.monotonic()))
+            if thread.is_alive():
+                warnings.warn(
+                    f"{thread.name} has not ended within {STOP_SECONDS} seconds: its environment "
+                    "hangs, and ends with the process",
+                    stacklevel=2,
+                )
+            else:
+                player.env.close()
+
+    def _play(self, player: _Player) -> None:
+        try:
+            with ExitStack() as stack:
+                if player.device.type == "cuda":
+                    stack.enter_context(torch.cuda.device(player.device))
+                    stack.enter_context(torch.cuda.stream(torch.cuda.Stream(player.device)))
+                else:
+                    torch.set_num_threads(player.cpu_threads)  # of this thread alone
+                player.begin()
+                while (unroll := player.unroll()) is not None:
+                    self._finished.put(unroll)
+        except BaseException as error:
+            error.add_note(f"This happened in {threading.current_thread().name}.")
+            self._finished.put(error)
+
+
+class _Assembly:
+    """Puts columns of unrolls together into batches."""
+
+    def __init__(self, policy: Policy, unroll_length: int, batch_size: int) -> None:
+        self._policy = policy
+        self._unroll_length = unroll_length
+        self._batch_size = batch_size
+        self._rollout: Rollout | None = None
+        self._open: _Unroll | None = None  # has columns left
+
+    def next_batch(self, source: _Source) -> Batch:
+        # Columns are copied, not stacked: batches and unrolls have sizes of their own, so an
+        # unroll may fill the end of one batch and the beginning of the next. It stays open until
+        # its last column is taken, and its actor plays on in another buffer meanwhile.
+        version = torch.empty(self._batch_size, dtype=torch.int64)
+        begun: list[_Unroll] = []
+        filled = 0
+        while filled < self._batch_size:
+            if self._open is None:
+                self._open = source.take()
+                begun.append(self._open)
+            unroll = self._open
+            rollout = self._buffer(like=unroll.rollout)
+            columns = unroll.rollout.action.shape[1]
+            count = min(columns - unroll.taken, self._batch_size - filled)
+            into = slice(filled, filled + count)
+            copy_columns(unroll.rollout, slice(unroll.taken, unroll.taken + count), rollout, into)
+            version[into] = unroll.version
+            filled += count
+            unroll.taken += count
+            if unroll.taken == columns:
+                # On a GPU the copies are only queued. The actor writes on a stream of its own, or
+                # with the CPU, which wait for no queue of ours: they have to end before it may.
+                _synchronize(rollout.action.device)
+                unroll.player.free.put(unroll.rollout)
+                self._open = None
+        # Of the unrolls begun here alone: one that two batches share counts once.
+        wall = sum(unroll.wall for unroll in begun)
+        activities = {name for unroll in begun for name in unroll.seconds}
+        return Batch(
+            rollout=rollout,
+            version=version,
+            games=[game for unroll in begun for game in unroll.games],
+            shares={
+                name: sum(unroll.seconds.get(name, 0.0) for unroll in begun) / wall
+                for name in sorted(activities)
+            },
+        )
+
+    def _buffer(self, *, like: Rollout) -> Rollout:
+        if self._rollout is None:
+            self._rollout = empty_rollout(
+                self._policy,
+                self._batch_size,
+                self._unroll_length,
+                obs_dtype=like.observation.obs.dtype,
+                device=self._policy.value_head.weight.device,
+            )
+        return self._rollout
+
+
+def _synchronize(device: torch.device) -> None:
+    """Wait for this thread's work on a device."""
+    if device.type == "cuda":
+        torch.cuda.current_stream(device).synchronize()

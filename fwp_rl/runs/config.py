@@ -1,0 +1,58 @@
+"""What every agent's training run is told. Each agent adds its own hyper-parameters to it."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal, TypeAlias
+
+from fwp_rl.config import BOOKKEEPING, Range
+from fwp_rl.envs import EnvConfig
+from fwp_rl.envs.atari import AtariConfig
+from fwp_rl.machine import check_device_name
+from fwp_rl.models.policy import PolicyConfig
+from fwp_rl.registry import Registry
+
+__all__ = ["AGENTS", "LoggerName", "TrainConfig"]
+
+LoggerName: TypeAlias = Literal["tensorboard", "wandb"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(PolicyConfig):
+    """Base of every agent's config: what to train, on what, for how long, and where to write."""
+
+    env: EnvConfig = field(default_factory=AtariConfig)
+    """The environment."""
+    num_envs: Annotated[int, Range(1, 4096)] = 16
+    """Environments, stepped in lockstep."""
+    total_steps: Annotated[int, Range(1)] = 10_000_000
+    """Environment steps to train for. The steps that an environment ignores do not count."""
+    seed: Annotated[int, Range(0, 2**31 - 1)] = 1
+    """Seed of the run. Environment seeds are hashed from it, so runs 1 and 2 share none."""
+    device: Annotated[str, BOOKKEEPING] = "auto"
+    """Where the policy lives: cpu, cuda or cuda:N; auto takes a CUDA device when there is one."""
+    run_dir: Annotated[str | None, BOOKKEEPING] = None
+    """Folder to write; by default a new one under runs/, named after what is trained."""
+    checkpoint_minutes: Annotated[float, Range(0, above=True), BOOKKEEPING] = 5.0
+    """Minutes between checkpoints: the most that a killed run loses."""
+    evaluation_games: Annotated[int, Range(0), BOOKKEEPING] = 30
+    """Whole games to evaluate after training; 0 skips evaluation."""
+    video: Annotated[bool, BOOKKEEPING] = True
+    """Record one game after training, where the environment has a screen."""
+    keep_memory: Annotated[bool, BOOKKEEPING] = True
+    """Keep freed memory in the process (Linux with glibc): on a CPU, big activations are then not
+    mapped and zeroed anew at every step."""
+    logger: Annotated[LoggerName, BOOKKEEPING] = "tensorboard"
+    """Where to look at the metrics besides metrics.jsonl; wandb needs the extra of that name."""
+    plain: Annotated[bool, BOOKKEEPING] = False
+    """Print plain lines instead of the live display, as is always done outside a terminal."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_device_name(self.device)
+
+    def train(self, *, resume: Path | None = None) -> Path:
+        """Train, as ``fwp_rl.train`` does before all else; returns the run directory."""
+        raise NotImplementedError
+
+
+AGENTS: Registry[TrainConfig] = Registry("agent")

@@ -1,0 +1,189 @@
+"""The run directory: the one interface between training and all that comes after.
+
+runs/<name>/
+    config.yaml                 what was asked for
+    status.json                 running, finished, stopped or failed, and how far
+    metrics.jsonl  events.*     one line per update; the same for TensorBoard
+    curve.png
+    checkpoints/step_.../       to go on training
+    policy/                     to use the policy
+    evaluations/  videos/
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import yaml
+from filelock import FileLock, Timeout
+
+from fwp_rl.machine import facts
+from fwp_rl.runs.files import parse_json, write_file, write_json
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["RunDirectory", "RunError", "RunState", "default_run_name"]
+
+RunState = Literal["running", "finished", "stopped", "failed"]
+
+_LOCK = ".lock"
+
+
+class RunError(RuntimeError):
+    """A run directory that cannot be used as asked; says why and what to do."""
+
+
+def default_run_name(what: str, *, game: str, core: str, seed: int, now: datetime) -> str:
+    """``<what>-<game>-<core>-s<seed>-<YYYYmmdd-HHMMSS>``, fit for a file name.
+
+    what  the preset, or the agent
+    """
+    name = f"{what}-{game}-{core}-s{seed}-{now:%Y%m%d-%H%M%S}"
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", name)
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """The paths of a run, its status and its lock. Get one by ``create`` or ``open``."""
+
+    path: Path
+
+    @classmethod
+    def create(cls, path: str | Path) -> RunDirectory:
+        """Make the directory of a new run. RunError where there is a run or anything else in it,
+        and where nothing can be written."""
+        path = Path(path)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            found = sorted(
+                p.name for p in path.iterdir() if not p.name.startswith((_LOCK, ".tmp-"))
+            )
+            probe = path / f".tmp-{os.getpid()}"
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            raise RunError(
+                f"{path}: cannot be made or written: {error.strerror}; name another --run-dir"
+            ) from error
+        if cls.is_run(path):
+            raise RunError(
+                f"{path}: holds a run already; continue it with --resume {path}, or name another "
+                "--run-dir"
+            )
+        if found:
+            raise RunError(
+                f"{path}: is not empty (it holds {', '.join(found[:3])}"
+                f"{', ...' if len(found) > 3 else ''}); name another --run-dir"
+            )
+        return cls(path)
+
+    @classmethod
+    def open(cls, path: str | Path) -> RunDirectory:
+        """The directory of an existing run, or a RunError."""
+        path = Path(path)
+        if not path.is_dir():
+            raise RunError(f"{path}: there is no such run directory")
+        if not cls.is_run(path):
+            raise RunError(f"{path}: has no config.yaml, so it is not a run directory")
+        return cls(path)
+
+    @staticmethod
+    def is_run(path: Path) -> bool:
+        return (path / "config.yaml").is_file()
+
+    @property
+    def config(self) -> Path:
+        return self.path / "config.yaml"
+
+    @property
+    def status(self) -> Path:
+        return self.path / "status.json"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def curve(self) -> Path:
+        return self.path / "curve.png"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def evaluations(self) -> Path:
+        return self.path / "evaluations"
+
+    @property
+    def policy(self) -> Path:
+        return self.path / "policy"
+
+    def write_config(self, config: Mapping[str, Any]) -> None:
+        """Write config.yaml; from here on the directory counts as a run."""
+        write_file(self.config, yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
+
+    def write_status(
+        self, state: RunState, *, step: int, total: int, device: torch.device | str = "cpu"
+    ) -> None:
+        """Write status.json. ``started`` stays what it was at the first time."""
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        status = {
+            "state": state,
+            "step": step,
+            "total": total,
+            "pid": os.getpid(),
+            "host": socket.gethostname(),
+            "started": self.read_status().get("started", now),
+            "updated": now,
+            **facts(device),
+        }
+        write_json(self.status, status)
+
+    def read_status(self) -> dict[str, Any]:
+        """The content of status.json; empty where there is none."""
+        try:
+            return parse_json(self.status.read_bytes(), self.status)
+        except FileNotFoundError:
+            return {}
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the directory against other trainers. RunError, naming the holder, where one has it.
+
+        The operating system drops the lock of a process that died.
+        """
+        holder = self.path / f"{_LOCK}-holder.json"
+        lock = FileLock(self.path / _LOCK)
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            raise RunError(
+                f"{self.path}: is being trained by {_describe_holder(holder)}; wait for it, stop "
+                "it, or name another --run-dir"
+            ) from None
+        except OSError as error:
+            raise RunError(f"{self.path}: cannot be locked: {error.strerror}") from error
+        try:
+            write_json(holder, {"pid": os.getpid(), "host": socket.gethostname()})
+            yield
+        finally:
+            holder.unlink(missing_ok=True)
+            lock.release()
+
+
+def _describe_holder(holder: Path) -> str:
+    try:
+        known = parse_json(holder.read_bytes(), holder)
+        return f"process {known['pid']} on host {known['host']}"
+    except (OSError, RuntimeError, KeyError):  # it has only just begun, or is about to end
+        return "another process"

@@ -1,0 +1,140 @@
+"""Command-line flags on top of a config.
+
+tyro turns every field into a flag. Three things are ours: ``core:lstm`` (``encoder:``, ``env:``)
+chooses the class of a section by its registered name, an unknown flag is answered with the nearest
+known one, and truth values may be written as people write them: ``--flag``, ``--no-flag``,
+``--flag false``, also where the flag may be left to something else (None).
+"""
+
+import dataclasses
+import re
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, TypeVar
+
+import tyro
+
+from fwp_rl.config import ConfigError, union_members
+from fwp_rl.registry import UnknownNameError, suggestion
+from fwp_rl.runs.config import TrainConfig
+from fwp_rl.runs.presets import SECTIONS
+
+__all__ = ["apply_flags", "as_flags"]
+
+C = TypeVar("C", bound=TrainConfig)
+
+_SELECTOR = re.compile(r"([a-z]+):([\w-]+)")
+
+
+def apply_flags(config: C, args: Sequence[str], *, prog: str, description: str) -> C:
+    """The config with flags and selectors applied. ``--help`` prints and exits.
+
+    Raises ConfigError for an unknown selector or flag and for a value out of range.
+    """
+    rest = []
+    for arg in args:
+        match = _SELECTOR.fullmatch(arg)
+        if match and match[1] in _sections(config):
+            config = _select(config, match[1], match[2])
+        else:
+            rest.append(arg)
+    _check_flags(config, rest)
+    rest = list(_spell_truth(config, rest))
+    return tyro.cli(type(config), default=config, args=rest, prog=prog, description=description)
+
+
+def as_flags(fields: Mapping[str, Any]) -> list[str]:
+    """The flags that set these fields: numbers, strings, truth values and None, the fields of a
+    section joined to its name by a dot."""
+    flags = []
+    for name, value in fields.items():
+        flag = "--" + name.replace("_", "-")
+        if isinstance(value, bool):
+            flags.append(flag if value else _negated(flag))
+        else:
+            flags += [flag, str(value)]
+    return flags
+
+
+def _sections(config: TrainConfig) -> dict[str, Any]:
+    """Field → registry, for the fields whose class is chosen by name."""
+    hints = typing.get_type_hints(type(config))
+    return {name: SECTIONS[hint] for name, hint in hints.items() if hint in SECTIONS}
+
+
+def _select(config: C, section: str, name: str) -> C:
+    try:
+        chosen = _sections(config)[section][name]
+    except UnknownNameError as error:
+        raise ConfigError(str(error)) from None
+    if type(getattr(config, section)) is chosen:
+        return config
+    return dataclasses.replace(config, **{section: chosen()})
+
+
+def _check_flags(config: TrainConfig, args: Sequence[str]) -> None:
+    known = {"--help", *_flags(config)}
+    known |= {_negated(flag) for flag, options in _flags(config).items() if bool in options}
+    for arg in args:
+        flag = arg.partition("=")[0].replace("_", "-")
+        if flag.startswith("--") and flag not in known:
+            hint = suggestion(flag, known)
+            raise ConfigError(f"there is no flag {flag}. {hint or 'See --help'}")
+
+
+def _flags(config: Any, prefix: str = "--") -> dict[str, tuple[Any, ...]]:
+    """Every flag of a config, as tyro has it → the types that its value may have."""
+    flags: dict[str, tuple[Any, ...]] = {}
+    hints = typing.get_type_hints(type(config))
+    for field in dataclasses.fields(config):
+        flag, value = prefix + field.name.replace("_", "-"), getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            flags |= _flags(value, f"{flag}.")
+        elif isinstance(value, dict) and value:  # tyro makes a flag of each key
+            flags |= {f"{flag}.{key.replace('_', '-')}": (type(value[key]),) for key in value}
+        else:
+            flags[flag] = union_members(hints[field.name])
+    return flags
+
+
+def _negated(flag: str) -> str:
+    """``--env.no-fire-reset`` for ``--env.fire-reset``."""
+    section, dot, name = flag.removeprefix("--").rpartition(".")
+    return f"--{section}{dot}no-{name}"
+
+
+_TRUTH = {"true": True, "yes": True, "false": False, "no": False, "none": None}
+
+
+def _spell_truth(config: TrainConfig, args: Sequence[str]) -> Iterator[str]:
+    """The arguments with truth values as tyro wants them: ``--flag`` or ``--no-flag``, but
+    ``--flag True`` where the value may be None, and True or False among the items of a mapping.
+    What is no truth value is left for tyro to refuse."""
+    flags = _flags(config)
+    booleans = {flag: flag for flag, options in flags.items() if bool in options}
+    booleans |= {_negated(flag): flag for flag in booleans}
+    mappings = {flag for flag, options in flags.items() if typing.get_origin(options[0]) is dict}
+    left: list[str] = []
+    for arg in args:
+        name, equals, word = arg.partition("=")
+        left += [name, word] if equals and name.replace("_", "-") in booleans else [arg]
+    in_mapping = False
+    while left:
+        arg = left.pop(0)
+        name = arg.replace("_", "-")
+        if name not in booleans:
+            in_mapping = name in mappings or (in_mapping and not arg.startswith("--"))
+            yield arg.capitalize() if in_mapping and arg.lower() in ("true", "false") else arg
+            continue
+        in_mapping = False
+        flag = booleans[name]
+        truth: bool | None = name == flag
+        if truth and left and not left[0].startswith("-"):
+            if left[0].lower() not in _TRUTH:
+                yield arg
+                continue
+            truth = _TRUTH[left.pop(0).lower()]
+        if truth is None or type(None) in flags[flag]:
+            yield from (flag, str(truth))
+        else:
+            yield flag if truth else _negated(flag)

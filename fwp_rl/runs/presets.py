@@ -1,0 +1,197 @@
+"""Configs as YAML: presets, the config.yaml of a run, the config inside a policy folder.
+
+A section whose class is chosen by name carries it: ``core: {name: lstm, hidden_size: 128}``, or
+just ``core: lstm``. Everything else is the field's value. Unknown keys, wrong types and values
+out of range raise ConfigError as ``source: path.to.field: what was given, what is expected``.
+"""
+
+import dataclasses
+import typing
+from collections.abc import Callable, Collection, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from fwp_rl.config import ConfigError, is_bookkeeping
+from fwp_rl.cores import CORES, CoreConfig
+from fwp_rl.envs import ENVS, EnvConfig
+from fwp_rl.models.base import ENCODERS, EncoderConfig
+from fwp_rl.models.policy import PolicyConfig
+from fwp_rl.registry import Registry, UnknownNameError, suggestion
+from fwp_rl.runs.config import AGENTS, TrainConfig
+from fwp_rl.runs.yaml_files import preset_path, read_yaml
+
+__all__ = [
+    "SECTIONS",
+    "bookkeeping",
+    "config_from_dict",
+    "config_to_dict",
+    "env_config_from_dict",
+    "experiment",
+    "first_change",
+    "load_preset",
+    "policy_config_from_dict",
+]
+
+D = TypeVar("D")
+
+SECTIONS: dict[type, Registry[Any]] = {CoreConfig: CORES, EncoderConfig: ENCODERS, EnvConfig: ENVS}
+"""Base class of a section → the registry that knows its classes by name."""
+
+
+def load_preset(name_or_path: str | Path) -> TrainConfig:
+    """A preset by its name, or any YAML file by its path (``./mine.yaml``)."""
+    path = preset_path(name_or_path)
+    return config_from_dict(read_yaml(path), source=str(path))
+
+
+def config_from_dict(data: Mapping[str, Any], *, source: str) -> TrainConfig:
+    """An agent's config from plain data; ``agent:`` names the agent."""
+    fields = dict(data)
+    agent = fields.pop("agent", None)
+    if agent is None:
+        raise ConfigError(f"{source}: agent: is missing, expected one of {', '.join(AGENTS)}")
+    return _build(_look_up(AGENTS, agent, f"{source}: agent"), fields, source, "")
+
+
+def policy_config_from_dict(data: Mapping[str, Any], *, source: str = "policy") -> PolicyConfig:
+    """A policy's config from plain data."""
+    return _build(PolicyConfig, data, source, "")
+
+
+def env_config_from_dict(data: Mapping[str, Any], *, source: str = "env") -> EnvConfig:
+    """An environment's config from plain data; ``name:`` names the family."""
+    config: EnvConfig = _build_section(ENVS, None, data, source, "")
+    return config
+
+
+def config_to_dict(
+    config: Any, as_type: type | None = None, *, settled: bool = True
+) -> dict[str, Any]:
+    """Plain data that rebuilds the config: the inverse of the ``*_from_dict`` functions.
+
+    as_type  keeps the fields of that base class alone: a training config is a policy config
+    settled  write out the rules that an environment's protocol settles, as a stored config needs;
+             else they are None, and another protocol may be laid over them
+    """
+    data: dict[str, Any] = {}
+    for registry in (AGENTS, *SECTIONS.values()):
+        if as_type is None and type(config) in registry.values():
+            data["agent" if registry is AGENTS else "name"] = registry.name_of(type(config))
+    for field in dataclasses.fields(as_type or config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            value = config_to_dict(value, settled=settled)
+        data[field.name] = list(value) if isinstance(value, tuple) else value
+    if settled and isinstance(config, EnvConfig):
+        data |= config.settled()
+    return data
+
+
+def experiment(config: TrainConfig, *, without: Collection[str] = ()) -> dict[str, Any]:
+    """What makes a run the experiment that it is: field → value, a section's fields joined to its
+    name by a dot (``core.heads``), without fields that are bookkeeping and those in ``without``."""
+    return _flat(config, lambda owner, name: name not in without and not _marked(owner, name))
+
+
+def bookkeeping(config: TrainConfig) -> dict[str, Any]:
+    """The other fields, those that say how and where it runs; named in the same way."""
+    whole, kept = _flat(config, lambda *_: True), experiment(config)
+    return {name: value for name, value in whole.items() if name not in kept}
+
+
+def first_change(
+    before: TrainConfig, now: TrainConfig, *, without: Collection[str] = ()
+) -> tuple[str, Any, Any] | None:
+    """The first field of the experiment that is another now, its old value (None where it had no
+    such field) and its new one; None where both are the same experiment."""
+    old, new = experiment(before, without=without), experiment(now, without=without)
+    for name, value in new.items():  # fields are gone only with their section, whose name is there
+        if name not in old or old[name] != value:
+            return name, old.get(name), value
+    return None
+
+
+def _flat(config: Any, keep: Callable[[Any, str], bool], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in config_to_dict(config).items():
+        if not keep(config, name):
+            continue
+        inner = getattr(config, name, None)
+        if dataclasses.is_dataclass(inner):
+            flat |= _flat(inner, keep, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat
+
+
+def _marked(owner: Any, name: str) -> bool:
+    """``agent`` and a section's ``name`` are no fields."""
+    fields = {field.name for field in dataclasses.fields(owner)}
+    return name in fields and is_bookkeeping(type(owner), name)
+
+
+def _build(cls: type[D], data: Mapping[str, Any], source: str, path: str) -> D:
+    hints = typing.get_type_hints(cls)
+    fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]  # D is a dataclass
+    values = {}
+    for key, value in data.items():
+        if key not in fields:
+            hint = suggestion(str(key), fields) or f"Known: {', '.join(fields)}"
+            raise ConfigError(f"{source}: {path}{key}: there is no such field. {hint}")
+        registry = SECTIONS.get(hints[key])
+        if registry is not None:
+            default = fields[key].default_factory
+            assert default is not dataclasses.MISSING
+            value = _build_section(registry, type(default()), value, source, f"{path}{key}.")
+        values[key] = value
+    try:
+        validated: D = _validator(cls).validate_python(values)  # type: ignore[arg-type]  # a class is hashable
+    except ValidationError as error:
+        raise ConfigError(f"{source}: {path}{_explain(error)}") from None
+    return validated
+
+
+@cache
+def _validator(cls: type[Any]) -> TypeAdapter[Any]:
+    """Making one takes longer than what it does."""
+    return TypeAdapter(cls)
+
+
+def _build_section(
+    registry: Registry[Any], default: type | None, data: Any, source: str, path: str
+) -> Any:
+    if isinstance(data, str):
+        data = {"name": data}
+    if not isinstance(data, Mapping):
+        raise ConfigError(
+            f"{source}: {path[:-1]}: got {data!r}, expected a {registry.kind} name or a mapping"
+        )
+    fields = dict(data)
+    name = fields.pop("name", None)
+    if name is None and default is None:
+        raise ConfigError(
+            f"{source}: {path}name: is missing, expected one of {', '.join(registry)}"
+        )
+    cls = default if name is None else _look_up(registry, name, f"{source}: {path}name")
+    return _build(cls, fields, source, path)  # type: ignore[arg-type]  # one of the two is not None
+
+
+def _look_up(registry: Registry[D], name: Any, where: str) -> type[D]:
+    try:
+        return registry[str(name)]
+    except UnknownNameError as error:
+        raise ConfigError(f"{where}: {error}") from None
+
+
+def _explain(error: ValidationError) -> str:
+    """The first problem, as ``field: got ..., expected ...``."""
+    problem = error.errors()[0]
+    message = problem["msg"]
+    where = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "value_error":  # raised by a __post_init__, which names its own field
+        return f"{where}." * bool(where) + message.removeprefix("Value error, ")
+    expected = message.removeprefix("Input should be ")
+    return f"{where}: got {problem['input']!r}, expected {expected}"

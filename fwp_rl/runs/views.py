@@ -1,0 +1,199 @@
+"""Where a run's curves can be looked at: TensorBoard's files, or Weights & Biases.
+
+A view shows what the run directory holds besides; no result is read from it.
+"""
+
+import json
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import yaml
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
+from tensorboard.compat.proto.tensor_pb2 import TensorProto
+from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
+from tensorboard.compat.proto.types_pb2 import DT_STRING
+from tensorboard.summary.writer.record_writer import RecordWriter
+
+from fwp_rl.config import ConfigError
+from fwp_rl.runs.config import LoggerName
+from fwp_rl.runs.files import write_json
+
+__all__ = ["View", "check_logger", "open_view"]
+
+WANDB_FILE = "wandb.json"
+"""Holds the id under which a resumed run goes on; no key is ever written."""
+
+
+class View(Protocol):
+    """What a logger can show. Steps are environment steps."""
+
+    def scalars(self, step: int, metrics: Mapping[str, float]) -> None: ...
+
+    def text(self, name: str, markdown: str) -> None: ...
+
+    def clip(self, step: int, name: str, gif: Path) -> None:
+        """Show an animated GIF."""
+        ...
+
+    def close(self) -> None: ...
+
+
+def check_logger(logger: LoggerName) -> None:
+    """ConfigError where the logger's package is missing."""
+    if logger == "wandb":
+        _import_wandb()
+
+
+def open_view(
+    logger: LoggerName,
+    directory: Path,
+    *,
+    start_step: int = 0,
+    config: Mapping[str, Any] | None = None,
+) -> View:
+    """Open a run's view, to go on after ``start_step``; ``config`` is shown as a text."""
+    if logger == "wandb":
+        return _Wandb(directory, config)
+    view = _EventFile(directory, start_step)
+    if config is not None:
+        listing = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
+        view.text("config", f"```yaml\n{listing}```")
+    return view
+
+
+_MEANINGS = {
+    "charts/episode_return": "Mean return of the last 100 games: raw reward, whole games",
+    "charts/episode_length": "Mean length of the last 100 games, in steps",
+    "charts/success_rate": "Share of the last 100 games that reached the goal",
+    "charts/games": "Games finished so far",
+    "charts/steps_per_second": "Environment steps per second since the last point",
+    "core/beta_mean": "Mean write rate of the fast weights",
+    "core/beta_std": "Standard deviation of the write rates over steps, layers and heads",
+    "loss/policy": "Loss of the policy",
+    "loss/value": "Loss of the value",
+    "policy/entropy": "Entropy of the policy in nats",
+    "policy/kl": "KL divergence from the policy that acted to the policy that learns",
+    "policy/clip_fraction": "Share of steps whose ratio of probabilities was clipped",
+    "policy/ratio_deviation": "Largest |ratio - 1| before the first update: 0 where the learner "
+    "sees what the actor saw",
+    "policy/epochs": "Passes over each rollout",
+    "optimizer/learning_rate": "Learning rate",
+    "optimizer/gradient_norm": "Norm of the gradient before clipping",
+    "value/explained_variance": "Share of the targets' variance that the value explains; at most 1",
+    "evaluation/mean_return": "Mean return of the evaluation of the last checkpoint, whole games",
+}
+"""What TensorBoard says of a curve."""
+
+
+class _EventFile:
+    """TensorBoard's events, written at once and in this thread.
+
+    SummaryWriter's own thread would hold points back, print a traceback on a full disk, and name
+    the file by the clock: TensorBoard reads files in the order of their names, so that a clock set
+    back would mix up a resumed run.
+    """
+
+    def __init__(self, directory: Path, start_step: int) -> None:
+        """Tells TensorBoard to forget every point after ``start_step`` in the earlier files."""
+        number = len(list(directory.glob("events.out.tfevents.*")))
+        path = directory / f"events.out.tfevents.{number:010d}.fwp_rl"
+        self._file = path.open("xb")
+        self._records = RecordWriter(self._file)
+        self._described: set[str] = set()
+        self._step = start_step
+        self._add(Event(file_version="brain.Event:2"))
+        restart = SessionLog(status=SessionLog.START)
+        self._add(Event(step=start_step + 1, session_log=restart))
+
+    def scalars(self, step: int, metrics: Mapping[str, float]) -> None:
+        values = []
+        for name, value in metrics.items():
+            values.append(Summary.Value(tag=name, simple_value=value))
+            if name not in self._described and name in _MEANINGS:
+                values[-1].metadata.summary_description = _MEANINGS[name]
+                values[-1].metadata.plugin_data.plugin_name = "scalars"
+            self._described.add(name)
+        self._add(Event(step=step, summary=Summary(value=values)))
+
+    def text(self, name: str, markdown: str) -> None:
+        plugin = SummaryMetadata.PluginData(plugin_name="text")
+        tensor = TensorProto(
+            dtype=DT_STRING,
+            string_val=[markdown.encode()],
+            tensor_shape=TensorShapeProto(dim=[TensorShapeProto.Dim(size=1)]),
+        )
+        value = Summary.Value(
+            tag=f"{name}/text_summary",
+            metadata=SummaryMetadata(plugin_data=plugin),
+            tensor=tensor,
+        )
+        self._add(Event(step=self._step, summary=Summary(value=[value])))
+
+    def clip(self, step: int, name: str, gif: Path) -> None:
+        data = gif.read_bytes()
+        width, height = (int.from_bytes(data[at : at + 2], "little") for at in (6, 8))
+        image = Summary.Image(width=width, height=height, colorspace=3, encoded_image_string=data)
+        self._add(Event(step=step, summary=Summary(value=[Summary.Value(tag=name, image=image)])))
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _add(self, event: Event) -> None:
+        event.wall_time = time.time()
+        self._records.write(event.SerializeToString())
+        self._file.flush()
+
+
+class _Wandb:
+    """A run of Weights & Biases, in the project fwp_rl unless WANDB_PROJECT names another. It goes
+    on under the id that the run directory holds. Who is logged in is W&B's own affair."""
+
+    def __init__(self, directory: Path, config: Mapping[str, Any] | None) -> None:
+        wandb = _import_wandb()
+        file = directory / WANDB_FILE
+        try:
+            known = json.loads(file.read_text(encoding="utf-8"))["id"]
+        except (OSError, ValueError, KeyError, TypeError):
+            known = None
+        arguments: dict[str, Any] = {"id": known or wandb.util.generate_id(), "resume": "allow"}
+        if config is not None:
+            arguments["config"] = dict(config)
+        self._run = wandb.init(
+            project=os.environ.get("WANDB_PROJECT") or "fwp_rl",
+            name=directory.resolve().name,
+            dir=str(directory),
+            **arguments,
+        )
+        self._wandb = wandb
+        if known is None:
+            write_json(file, {"id": arguments["id"]})
+        # A run resumed from a checkpoint goes back a little, which W&B's own counter cannot.
+        self._run.define_metric("step")
+        self._run.define_metric("*", step_metric="step")
+
+    def scalars(self, step: int, metrics: Mapping[str, float]) -> None:
+        self._run.log({"step": step, **metrics})
+
+    def text(self, name: str, markdown: str) -> None:
+        self._run.summary[name] = markdown
+
+    def clip(self, step: int, name: str, gif: Path) -> None:
+        self._run.log({"step": step, name: self._wandb.Video(str(gif), format="gif")})
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+def _import_wandb() -> Any:
+    try:
+        import wandb
+    except ImportError as error:
+        raise ConfigError(
+            "logger: got 'wandb', but the package is not installed; "
+            "pip install 'fwp-rl[wandb]', or use --logger tensorboard"
+        ) from error
+    return wandb

@@ -1,0 +1,128 @@
+"""Selectors and flags on top of a preset."""
+
+import pytest
+
+from fwp_rl import agents
+from fwp_rl.agents.ppo import PPOConfig
+from fwp_rl.config import ConfigError
+from fwp_rl.cores.delta_net import DeltaNetConfig
+from fwp_rl.cores.rnn import LSTMConfig
+from fwp_rl.envs.atari import AtariConfig
+from fwp_rl.envs.gym import GymnasiumConfig
+from fwp_rl.runs.flags import apply_flags
+
+
+def parse(*args: str) -> PPOConfig:
+    config = apply_flags(agents.load_preset("quickstart"), args, prog="fwp-rl", description="")
+    assert isinstance(config, PPOConfig)
+    return config
+
+
+def test_without_flags_the_preset_stays() -> None:
+    assert parse() == agents.load_preset("quickstart")
+
+
+def test_flags_and_selectors_in_any_order() -> None:
+    config = parse(
+        "--total-steps", "1_000", "core:lstm", "--env.game", "qbert", "--core.hidden-size=64",
+        "--no-video",
+    )  # fmt: skip
+    assert config.total_steps == 1000
+    assert config.core == LSTMConfig(hidden_size=64)
+    assert config.env == AtariConfig(game="Qbert")
+    assert not config.video
+
+
+@pytest.mark.parametrize(
+    ("args", "fire", "video"),
+    [
+        ([], None, True),
+        (["--env.fire-reset", "false"], False, True),
+        (["--env.fire_reset=No"], False, True),
+        (["--env.no-fire-reset"], False, True),
+        (["--env.fire-reset"], True, True),
+        (["--env.fire-reset", "--video", "FALSE"], True, False),
+        (["--env.fire-reset", "none", "--video=no"], None, False),
+        (["--env.fire-reset", "Yes", "--no-video", "core:lstm"], True, False),
+        (["--env.fire-reset", "true", "--video", "true"], True, True),
+    ],
+)
+def test_truth_is_written_as_people_write_it(
+    args: list[str], fire: bool | None, video: bool
+) -> None:
+    for protocol, default in (("classic", True), ("machado", False)):
+        config = parse("--env.full-action-space=no", "--env.protocol", protocol, *args)
+        assert isinstance(config.env, AtariConfig)
+        assert config.env.rules.fire_reset == (default if fire is None else fire)
+        assert config.video == video
+
+
+def test_arguments_of_a_gymnasium_environment() -> None:
+    start = parse(
+        "env:gymnasium", "encoder:mlp", "--env.id=FrozenLake-v1",
+        "--env.kwargs", "map_name", "8x8", "is_slippery", "false", "success_rate", "0.5",
+        "--no-video",
+    )  # fmt: skip
+    assert isinstance(start.env, GymnasiumConfig)
+    assert start.env.kwargs == {"map_name": "8x8", "is_slippery": False, "success_rate": 0.5}
+    args = ["--env.kwargs.is-slippery", "yes", "--env.kwargs.map_name=4x4"]
+    env = apply_flags(start, args, prog="fwp-rl", description="").env
+    assert isinstance(env, GymnasiumConfig)
+    assert env.kwargs == {"map_name": "4x4", "is_slippery": True, "success_rate": 0.5}
+
+
+def test_selecting_the_present_core_keeps_its_options() -> None:
+    base = parse("--core.heads", "8")
+    again = apply_flags(base, ["core:delta-net"], prog="fwp-rl", description="")
+    assert again.core == DeltaNetConfig(heads=8)
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["core:lstmm"], "Did you mean 'lstm'"),
+        (
+            ["--learning-rat", "1"],
+            "there is no flag --learning-rat. Did you mean '--learning-rate'?",
+        ),
+        (["--env.no-fier-reset"], "Did you mean '--env.no-fire-reset'"),
+        (["--core.headz", "1"], "Did you mean '--core.heads'"),
+        (["core:lstm", "--core.heads", "4"], "there is no flag --core.heads"),
+    ],
+)
+def test_an_unknown_name_gets_a_suggestion(args: list[str], message: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        parse(*args)
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--num-envs", "many"], "num-envs"),
+        (["--learning-rate", "nan"], "learning_rate: got nan, expected more than 0 to 1"),
+        (["--num-envs", "-3"], "num_envs: got -3, expected 1 to 4096"),
+        (["--env.fire-reset", "maybe"], "invalid choice 'maybe'"),
+        (["--no-video", "true"], "Unrecognized options: true"),
+        (["--video=perhaps"], "Unrecognized options: perhaps"),
+        (["--env.game", "Brekout"], "Did you mean 'Breakout'"),
+        (["--env.frame-stack", "0"], "frame_stack: got 0, expected 1 to 4"),
+    ],
+)
+def test_a_bad_value_exits_with_code_2_and_the_range(
+    args: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        parse(*args)
+    assert stop.value.code == 2
+    said = capsys.readouterr().err
+    assert message in " ".join(said.replace("│", " ").split())
+
+
+def test_help_shows_the_selected_core(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        parse("core:lstm", "--help")
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    assert "--core.hidden-size" in text
+    assert "--core.heads" not in text

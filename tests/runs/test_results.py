@@ -1,0 +1,130 @@
+"""Which evaluation is a run's score: one rule, for reports and ablations alike."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fwp_rl import agents
+from fwp_rl.ablation.folder import AblationFolder
+from fwp_rl.ablation.grid import Cell
+from fwp_rl.agents import ppo
+from fwp_rl.evaluation import evaluate
+from fwp_rl.reports.records import read_records
+from fwp_rl.runs.config import TrainConfig
+from fwp_rl.runs.directory import RunDirectory
+from fwp_rl.runs.presets import config_to_dict
+from fwp_rl.runs.results import paper_evaluation, score
+
+STEP = 1000
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunDirectory:
+    run = RunDirectory.create(tmp_path / "runs" / "a")
+    run.write_config(config_to_dict(config()))
+    run.write_status("finished", step=STEP, total=STEP)
+    return run
+
+
+def config() -> TrainConfig:
+    return replace(agents.load_preset("recall"), total_steps=STEP, evaluation_games=0)
+
+
+def write(run: RunDirectory, mean: float, **changes: Any) -> None:
+    protocol = {"checkpoint": "last", "actions": "sampled", "games": 30}
+    result: dict[str, Any] = {"step": STEP, "created": "2026-01-01"}
+    for name, value in changes.items():
+        (protocol if name in protocol else result)[name] = value
+    run.evaluations.mkdir(exist_ok=True)
+    file = run.evaluations / f"{len(list(run.evaluations.iterdir()))}.json"
+    result |= {"protocol": protocol, "summary": {"mean": mean, "interval": None}}
+    file.write_text(json.dumps(result))
+
+
+def means(run: RunDirectory) -> set[float | None]:
+    """By all that show a score."""
+    cell = Cell(name=run.path.name, labels={}, config=config())
+    (record,) = read_records([run.path]).runs
+    found = (score(run), AblationFolder(run.path.parent).score(cell), record.score)
+    return {None if each is None else each.mean for each in found}
+
+
+def test_without_an_evaluation_there_is_none(run: RunDirectory) -> None:
+    assert means(run) == {None}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"step": STEP - 1},
+        {"step": STEP + 1},
+        {"step": None},
+        {"checkpoint": "best"},
+        {"actions": "greedy"},
+    ],
+)
+def test_what_is_no_score(run: RunDirectory, changes: dict[str, Any]) -> None:
+    write(run, 0.9, games=500, created="2026-02-02", **changes)
+    assert means(run) == {None}
+    write(run, 0.1)
+    assert means(run) == {0.1}
+
+
+def test_most_games_come_first_then_the_newest(run: RunDirectory) -> None:
+    write(run, 0.5, created="2026-01-02")
+    write(run, 0.0, games=1, created="2026-03-03")  # a quick look later on
+    assert means(run) == {0.5}
+    write(run, 0.6, created="2026-01-03")
+    write(run, 0.7, created="2026-01-01")
+    assert means(run) == {0.6}
+    write(run, 0.4, games=200, created="2025-01-01")
+    assert means(run) == {0.4}
+    found = score(run)
+    assert found is not None
+    assert (found.games, found.step) == (200, STEP)
+    assert score(run, games=201) is None
+
+
+def test_a_checkpoint_called_by_its_own_name_may_be_the_last_one(run: RunDirectory) -> None:
+    write(run, 0.3, checkpoint=f"step_{STEP:012}")
+    assert means(run) == {0.3}
+
+
+def test_damaged_evaluations_do_not_hide_the_others(run: RunDirectory) -> None:
+    write(run, 0.3)
+    for number, text in enumerate(("{", "[]", '{"protocol": 3}', '{"protocol": {}, "summary": 1}')):
+        (run.evaluations / f"damaged-{number}.json").write_text(text)
+    assert means(run) == {0.3}
+
+
+def test_single_lives_are_no_score(run: RunDirectory) -> None:
+    lives = {"protocol": {"name": "paper", "actions": "greedy"}, "summary": {"mean": 9.0}}
+    run.evaluations.mkdir()
+    for step in (500, 1000):
+        text = json.dumps(lives | {"step": step})
+        (run.evaluations / f"{step}.json").write_text(text)
+    assert means(run) == {None}
+    found = paper_evaluation(run)
+    assert found is not None
+    assert found["step"] == 1000
+
+
+def test_a_run_that_went_on_has_no_score_until_it_is_evaluated_again(tmp_path: Path) -> None:
+    short = replace(config(), total_steps=200, run_dir=str(tmp_path / "run"), plain=True)
+    run = RunDirectory(ppo.train(short))
+    evaluate(run.path, games=16)
+    first = score(run)
+    assert first is not None
+    # a crash may come later than the last checkpoint, which keeps its score
+    run.write_status("failed", step=first.step + 100, total=200)
+    assert score(run) == first
+    longer = replace(short, total_steps=2 * first.step)
+    ppo.train(longer, resume=run.path)
+    assert score(run) is None
+    evaluate(run.path, games=16)
+    second = score(run)
+    assert second is not None
+    assert second.step >= longer.total_steps

@@ -1,0 +1,182 @@
+"""Devices, cores and facts of the machine."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import fwp_rl
+from fwp_rl import machine
+from fwp_rl.config import ConfigError
+from fwp_rl.machine import choose_device, facts, usable_cores
+
+
+@pytest.mark.parametrize("name", ["tpu", "cuda:", "cuda:-1", "cuda:x", "meta", "", "CPU", "cpu:0"])
+def test_what_is_no_device_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match="expected auto, cpu, cuda or cuda:N"):
+        choose_device(name)
+
+
+@pytest.mark.parametrize(
+    ("count", "name", "chosen"),
+    [
+        (0, "auto", "cpu"),
+        (0, "cpu", "cpu"),
+        (0, "cuda", "no CUDA device here; use --device cpu"),
+        (0, "cuda:0", "no CUDA device here; use --device cpu"),
+        (2, "auto", "cuda"),
+        (2, "cpu", "cpu"),
+        (2, "cuda", "cuda"),
+        (2, "cuda:1", "cuda:1"),
+        (2, "cuda:2", "only 2, counted from cuda:0 here; use a smaller number"),
+    ],
+)
+def test_a_device_is_one_that_is_here(
+    count: int, name: str, chosen: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+    if "use" in chosen:
+        with pytest.raises(ConfigError, match=f"got '{name}', but torch finds {chosen}"):
+            choose_device(name)
+    else:
+        assert choose_device(name) == torch.device(chosen)
+
+
+def system(root: Path, groups: str, **files: str) -> Path:
+    """A root with /proc/self/cgroup and the files below /sys/fs/cgroup ("__" is "/")."""
+    (root / "proc/self").mkdir(parents=True)
+    (root / "proc/self/cgroup").write_text(groups)
+    for name, content in files.items():
+        path = root / "sys/fs/cgroup" / name.replace("__", "/").replace("cpu_", "cpu.")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+    return root
+
+
+@pytest.fixture
+def eight_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "process_cpu_count", lambda: 8, raising=False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+
+
+@pytest.mark.usefixtures("eight_cores")
+@pytest.mark.parametrize(
+    ("groups", "files", "cores"),
+    [
+        ("0::/\n", {}, 8),
+        ("0::/\n", {"cpu_max": "max 100000\n"}, 8),
+        ("0::/\n", {"cpu_max": "400000 100000\n"}, 4),
+        ("0::/\n", {"cpu_max": "350000 100000\n"}, 3),  # half a core would be waited for
+        ("0::/\n", {"cpu_max": "50000 100000\n"}, 1),
+        ("0::/\n", {"cpu_max": "1600000 100000\n"}, 8),  # affinity is the smaller one
+        # the limit of a job above the step that runs
+        ("0::/job/a\n", {"job__cpu_max": "200000 100000", "job__a__cpu_max": "max 100000"}, 2),
+        ("0::/job/a\n", {"job__cpu_max": "max 100000", "job__a__cpu_max": "300000 100000"}, 3),
+        ("0::/job/a\n", {"job__cpu_max": "200000 100000", "job__a__cpu_max": "300000 100000"}, 2),
+        # version 2 in a container that shows the host's path
+        ("0::/docker/abc\n", {"cpu_max": "200000 100000"}, 2),
+        ("0::/../other\n", {"cpu_max": "200000 100000", "..__cpu_max": "100000 100000"}, 2),
+        # version 1
+        (
+            "3:cpuset:/\n2:cpu,cpuacct:/x\n1:memory:/\n",
+            {"cpu,cpuacct__x__cpu_cfs_quota_us": "250000\n",
+             "cpu,cpuacct__x__cpu_cfs_period_us": "100000\n"},
+            2,
+        ),
+        ("1:cpu:/\n", {"cpu__cpu_cfs_quota_us": "-1\n", "cpu__cpu_cfs_period_us": "100000\n"}, 8),
+        # of a hierarchy that the process is not in
+        ("1:cpuset:/\n", {"cpu_max": "100000 100000\n"}, 8),
+        (
+            "1:cpuset:/\n",
+            {"cpu__cpu_cfs_quota_us": "100000\n", "cpu__cpu_cfs_period_us": "100000\n"},
+            8,
+        ),
+        ("1:cpu:/\n", {"cpu__cpu_cfs_quota_us": "rubbish", "cpu__cpu_cfs_period_us": "0"}, 8),
+    ],
+)  # fmt: skip
+def test_the_cores_are_those_that_affinity_and_quota_allow(
+    groups: str, files: dict[str, str], cores: int, tmp_path: Path
+) -> None:
+    assert usable_cores(system(tmp_path, groups, **files)) == cores
+
+
+@pytest.mark.usefixtures("eight_cores")
+@pytest.mark.parametrize(
+    ("usable", "before", "after"), [(3, None, "3"), (3, "5", "5"), (8, None, None)]
+)
+def test_torch_gets_the_threads_that_a_quota_pays_for(
+    usable: int, before: str | None, after: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "usable_cores", lambda: usable)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if before is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", before)
+    try:
+        machine.limit_threads()
+        assert os.environ.get("OMP_NUM_THREADS") == after
+    finally:
+        os.environ.pop("OMP_NUM_THREADS", None)  # the rest is monkeypatch's to restore
+
+
+@pytest.mark.usefixtures("eight_cores")
+def test_without_control_groups_affinity_alone_counts(tmp_path: Path) -> None:
+    assert usable_cores(tmp_path) == 8
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="has no affinity")
+def test_a_process_that_is_bound_to_one_core_has_one() -> None:
+    script = (
+        "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
+        "from fwp_rl.machine import usable_cores; print(usable_cores())"
+    )
+    said = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert said.stdout.strip() == "1"
+
+
+def test_what_results_carry() -> None:
+    known = facts()
+    assert known["versions"]["torch"] == torch.__version__
+    assert known["versions"]["fwp-rl"] == fwp_rl.__version__
+    assert known["machine"]["cores"] == usable_cores()
+    assert "gpu" not in known["machine"]
+
+
+def test_a_gpu_is_named_where_it_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"the GPU of {device}")
+    assert facts(torch.device("cuda:1"))["machine"]["gpu"] == "the GPU of cuda:1"
+
+
+def test_the_commit_is_that_of_the_checkout_and_of_no_repository_around_an_installation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def git(*args: str, cwd: Path) -> str:
+        identity = ["-c", "user.name=a", "-c", "user.email=a@b"]
+        command = ["git", *identity, *args]
+        return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=True).stdout
+
+    try:
+        git("init", "-q", cwd=tmp_path)
+    except OSError:
+        pytest.skip("needs git")
+    git("commit", "-q", "--allow-empty", "-m", "x", cwd=tmp_path)
+
+    def commit_of(root: Path) -> str | None:
+        (root / "fwp_rl").mkdir(parents=True, exist_ok=True)
+        monkeypatch.setattr(machine, "__file__", str(root / "fwp_rl" / "machine.py"))
+        machine.commit.cache_clear()
+        return machine.commit()
+
+    try:
+        assert commit_of(tmp_path) == git("rev-parse", "HEAD", cwd=tmp_path).strip()
+        assert commit_of(tmp_path / "venv" / "site-packages") is None
+        monkeypatch.setenv("PATH", str(tmp_path))
+        assert commit_of(tmp_path) is None, "no git, no commit, no error"
+    finally:
+        machine.commit.cache_clear()
