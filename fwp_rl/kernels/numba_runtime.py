@@ -4,7 +4,6 @@ Importing this module imports numba, which takes a while: only the numba backend
 """
 
 import threading
-import warnings
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -14,6 +13,8 @@ import torch
 from numba import types
 from numba.extending import intrinsic, overload
 from torch import Tensor
+
+from fwp_rl.kernels.numba_cache import cached_njit
 
 __all__ = [
     "addresses",
@@ -52,15 +53,7 @@ def _njit(kernel: Kernel, *, parallel: bool) -> Kernel:
         "fastmath": _FASTMATH,
         "error_model": "numpy",
     }
-    try:
-        return numba.njit(kernel, cache=True, **options)  # type: ignore[no-any-return]
-    except RuntimeError as error:  # neither the package nor the user's cache folder is writable
-        warnings.warn(
-            f"numba kernels will be compiled anew in every process ({error}); "
-            "point NUMBA_CACHE_DIR at a writable folder",
-            stacklevel=3,
-        )
-        return numba.njit(kernel, **options)  # type: ignore[no-any-return]
+    return cached_njit(kernel, **options)  # type: ignore[no-any-return]
 
 
 def launch(
@@ -115,7 +108,6 @@ def exp(x: Any) -> Any:
     relative; 0 below -87.7 and infinite above 88.4, NaN for NaN. float64 is numpy's.
 
     Cephes' expf: x = n ln 2 + r with |r| <= ln 2 / 2, e^r by a polynomial, 2^n by its bits.
-    numba's cache of a kernel in another file does not see a change of it: touch that file too.
     """
     return np.exp(x)
 
