@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 __all__ = ["register"]
 
@@ -78,7 +79,10 @@ def register(package: str, *, inputs: str, outputs: str, saved: str, fake: Kerne
         ctx.mark_non_differentiable(*output[len(results) :])
 
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        given, kept = ctx.saved_tensors[: len(tensors)], ctx.saved_tensors[len(tensors) :]
+        if forward_ad._current_level >= 0:
+            _refuse_transforms(op, gradients)
+        stored = ctx.saved_tensors  # once: torch.utils.checkpoint recomputes them for one reading
+        given, kept = stored[: len(tensors)], stored[len(tensors) :]
         wanted = backward_op(*given, *ctx.options, *kept, *gradients[: len(results)])
         gradient = dict(zip(differentiable, wanted, strict=True))
         missing = {name for name, x in zip(tensors, given, strict=True) if x is None}
@@ -97,11 +101,32 @@ def register(package: str, *, inputs: str, outputs: str, saved: str, fake: Kerne
     torch.library.register_autograd(f"fwp_rl::{op}_backward", refuse, lib=LIBRARY)
 
     def fused(*arguments: Any) -> tuple[Tensor, ...]:
+        if forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active():
+            _refuse_transforms(op, arguments)
         if torch.is_grad_enabled():
             return tuple(forward_op(*arguments)[: len(results)])
         return tuple(inference_op(*arguments))
 
     return fused
+
+
+def _refuse_transforms(op: str, arguments: Iterable[Any]) -> None:
+    """Raise where a derivative is asked for that the fused kernels do not have.
+
+    torch would leave out a tangent without a word where no argument requires a gradient: the
+    derivative would be zero.
+    """
+    tensors = [x for x in arguments if isinstance(x, Tensor)]
+    if any(forward_ad.unpack_dual(x).tangent is not None for x in tensors):
+        what = "forward-mode derivatives (torch.func.jvp, jacfwd, torch.autograd.forward_ad)"
+    elif torch._C._are_functorch_transforms_active() and any(x.requires_grad for x in tensors):
+        what = "gradients inside of torch.func (grad, vjp, jacrev)"
+    else:
+        return  # vmap alone, say
+    raise NotImplementedError(
+        f"{op}: the fused kernels have no {what}, expected torch.autograd.grad or backward(); "
+        'take backend="reference" for these'
+    )
 
 
 def _listed(prefix: str, names: Iterable[str]) -> str:
