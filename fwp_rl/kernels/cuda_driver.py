@@ -14,7 +14,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from fwp_rl.kernels.dispatch import BackendError
+from fwp_rl.kernels.errors import BackendError
 from fwp_rl.kernels.nvrtc import SCALARS, Kernel, cubin, nvrtc_version
 
 __all__ = ["check_available", "driver", "launch"]

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from fwp_rl.kernels.errors import BackendError
 from fwp_rl.kernels.inputs import HALF, Arguments, check_arguments, is_state
 from fwp_rl.registry import suggestion
 
@@ -46,10 +47,6 @@ Backends = Mapping[str, Callable[..., tuple[Tensor, ...]]]
 _FUSED = {"cpu": "numba", "cuda": "cuda"}
 
 _override: str | None = None
-
-
-class BackendError(RuntimeError):
-    """The backend that was asked for cannot run; the message says why."""
 
 
 class BackendStatus(NamedTuple):
@@ -156,7 +153,6 @@ def _cuda_refusal(sizes: Mapping[str, int], limits: Mapping[str, int], dtype: to
     return ""
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def choose_backend(
     op: str, table: Backends, device: str, backend: str = "auto", *, refusal: str = ""
 ) -> str:
@@ -181,6 +177,11 @@ def choose_backend(
     if reason:
         _warn_once(f"{op}: backend {fused!r} {reason}; taking {fallback!r}, which is slower")
     return fallback
+
+
+# What torch.compiler.assume_constant_result does, without its import of the compiler, which every
+# process would wait for: torch.compile calls the function once, while it traces.
+choose_backend._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def _asked_for(backend: str) -> tuple[str, str]:
