@@ -12,6 +12,7 @@ from fwp_rl.kernels.errors import BackendError
 from fwp_rl.kernels.fast_lstm import fast_lstm
 from fwp_rl.kernels.fast_rnn import fast_rnn
 from fwp_rl.kernels.fast_weight import fast_weight
+from fwp_rl.kernels.op import OPS
 from fwp_rl.kernels.recurrent_delta import recurrent_delta
 from fwp_rl.kernels.srwm import srwm
 
@@ -19,6 +20,7 @@ __all__ = [
     "BACKENDS",
     "BackendError",
     "BackendStatus",
+    "OPS",
     "backend_status",
     "fast_lstm",
     "fast_rnn",

@@ -6,17 +6,29 @@ import torch
 from torch.autograd import forward_ad
 from torch.utils.checkpoint import checkpoint
 
-from fwp_rl.bench.kernels import OPS, flat, make_inputs
+from fwp_rl.kernels import OPS
+from fwp_rl.kernels.samples import flat, make_inputs
 
 every_op = pytest.mark.parametrize("name", OPS)
 
+SIZES = {"T": 3, "B": 2, "H": 2, "K": 4, "V": 4}
+
 REFUSAL = '{}: the fused kernels have no {}.* backend="reference"'
+
+
+def _floats(op, inputs):
+    """Names of the float inputs beside the state."""
+    return [
+        k
+        for k in op.inputs
+        if k in inputs and k not in ("state", "reset") and inputs[k] is not None
+    ]
 
 
 def _of_one_input(name, backend="numba"):
     """y as a function of the op's first input, and that input."""
     op = OPS[name]
-    inputs = make_inputs(op, (3, 2, 2, 4))
+    inputs = make_inputs(op, SIZES)
     first = next(iter(op.inputs))
     return lambda x: op.run(**inputs | {first: x}, backend=backend)[0], inputs[first]
 
@@ -59,12 +71,12 @@ def test_forward_mode_derivatives_are_refused(name, way):
 @every_op
 def test_forward_mode_is_refused_whichever_input_it_comes_from(name):
     op = OPS[name]
-    inputs = make_inputs(op, (3, 2, 2, 4))
+    inputs = make_inputs(op, SIZES)
     floats = [x for x in flat(inputs) if x.is_floating_point()]
     for n in range(len(floats)):
         with forward_ad.dual_level():
             given = iter([_dual(x) if i == n else x for i, x in enumerate(floats)])
-            dual = {k: next(given) for k in op.inputs}
+            dual = {k: next(given) for k in _floats(op, inputs)}
             state = tuple(next(given) for _ in op.state)
             dual["state"] = state if len(state) > 1 else state[0]
             with pytest.raises(NotImplementedError, match="forward-mode"):
@@ -113,12 +125,12 @@ def test_vmap_is_a_loop(name):
 @pytest.mark.parametrize("reentrant", [False, True])
 def test_activations_can_be_recomputed(name, reentrant):
     op = OPS[name]
-    inputs = make_inputs(op, (5, 2, 2, 4))
+    inputs = make_inputs(op, SIZES)
     leaves = [x.requires_grad_() for x in flat(inputs) if x.is_floating_point()]
 
     def results(*leaves):
         given = iter(leaves)
-        named = {k: next(given) for k in op.inputs}
+        named = {k: next(given) for k in _floats(op, inputs)}
         state = tuple(given)
         return tuple(
             flat(op.run(**inputs | named | {"state": state if len(state) > 1 else state[0]}))
