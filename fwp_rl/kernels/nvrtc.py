@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import torch
 
-from fwp_rl.kernels.dispatch import BackendError
+from fwp_rl.kernels.errors import BackendError
 from fwp_rl.resources import cuda_dir, user_cache
 
 __all__ = [

@@ -10,17 +10,19 @@ UPDATES = 1_000
 
 ACTORS_AND_LEARNER = f"""
 import threading, torch
-from fwp_rl.bench.kernels import OPS, flat, make_inputs
-from fwp_rl.kernels import numba_threading_layer
+from fwp_rl.kernels import OPS, numba_threading_layer
+from fwp_rl.kernels.samples import flat, make_inputs
 
 torch.set_num_threads(2)
+sizes = {{"T": 8, "B": 4, "H": 2, "K": 16, "V": 16}}
 learned = threading.Event()
 steps = [0, 0]
 failures = []
 
 def act(number):
     try:
-        inputs = {{name: make_inputs(op, (1, 4, 2, 16), seed=number) for name, op in OPS.items()}}
+        one = sizes | {{"T": 1}}
+        inputs = {{name: make_inputs(op, one, seed=number) for name, op in OPS.items()}}
         with torch.no_grad():
             while not learned.is_set():
                 for name, op in OPS.items():
@@ -35,7 +37,7 @@ def learn():
     try:
         for update in range({UPDATES}):
             op = list(OPS.values())[update % len(OPS)]
-            inputs = make_inputs(op, (8, 4, 2, 16), seed=update % len(OPS))
+            inputs = make_inputs(op, sizes, seed=update % len(OPS))
             leaves = [x.requires_grad_() for x in flat(inputs) if x.is_floating_point()]
             outputs = flat(op.run(**inputs, backend="numba"))
             gradients = torch.autograd.grad(outputs, leaves, [torch.ones_like(x) for x in outputs])
