@@ -14,7 +14,8 @@ from rich.markup import escape
 import fwp_rl
 from fwp_rl import agents
 from fwp_rl.envs.atari import AtariConfig
-from fwp_rl.kernels import backend_status, fast_weight, numba_threading_layer
+from fwp_rl.kernels import OPS, backend_status, numba_threading_layer
+from fwp_rl.kernels.samples import errors, make_inputs
 from fwp_rl.machine import facts
 from fwp_rl.models.policy import has_bfloat16
 from fwp_rl.resources import configs_dir, cuda_dir
@@ -95,31 +96,14 @@ def _check(console: Console, name: str, run: Callable[[], str]) -> bool:
 
 
 def _check_backend(name: str) -> str:
-    """One backend against the float64 reference, outputs and the gradient of the state."""
-    generator = torch.Generator().manual_seed(0)
-
-    def normal(*shape: int) -> torch.Tensor:
-        return torch.randn(*shape, generator=generator)
-
-    q, k, v = normal(7, 2, 2, 8), normal(7, 2, 2, 8).softmax(-1), normal(7, 2, 2, 5)
-    beta, state = normal(7, 2, 2).sigmoid(), normal(2, 2, 5, 8)
-    reset = torch.zeros(7, 2, dtype=torch.bool)
-    reset[3, 0] = True
-
-    def run(backend: str, dtype: torch.dtype) -> torch.Tensor:
-        device = "cuda" if backend == "cuda" else "cpu"
-        tensors = [x.to(device, dtype) for x in (q, k, v, beta, state)]
-        tensors[-1].requires_grad_()
-        y, final = fast_weight(*tensors, reset=reset.to(device), backend=backend)
-        (y.sum() + final.square().sum()).backward()
-        gradient = tensors[-1].grad
-        assert gradient is not None
-        return torch.cat([y.flatten(), gradient.flatten()]).detach().cpu().double()
-
-    truth = run("reference", torch.float64)
-    error = ((run(name, torch.float32) - truth).abs().max() / truth.abs().max()).item()
+    """One backend against the float64 reference: all results and gradients of ``fast_weight``."""
+    op = OPS["fast_weight"]
+    device = "cuda" if name == "cuda" else "cpu"
+    inputs = make_inputs(op, {"T": 7, "B": 2, "H": 2, "K": 8, "V": 5}, device=device)
+    inputs["reset"][3, 0] = True
+    what, error = max(errors(op, inputs, name).items(), key=lambda pair: pair[1])
     if not error < 1e-5:
-        raise AssertionError(f"differs from the float64 reference by {error:.1e}")
+        raise AssertionError(f"{what} differs from the float64 reference by {error:.1e}")
     return f"float32 error {error:.0e}"
 
 

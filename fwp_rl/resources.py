@@ -1,8 +1,10 @@
-"""Finds configs/ and cuda/: inside the installed package, or at the top of a checkout."""
+"""Finds configs/ and cuda/, inside the installed package or at the top of a checkout, and where
+what is compiled on this machine is kept."""
 
+import os
 from pathlib import Path
 
-__all__ = ["configs_dir", "cuda_dir"]
+__all__ = ["configs_dir", "cuda_dir", "user_cache"]
 
 _PACKAGE = Path(__file__).resolve().parent
 
@@ -15,6 +17,12 @@ def configs_dir() -> Path:
 def cuda_dir() -> Path:
     """The folder of the CUDA C++ sources."""
     return _find("cuda")
+
+
+def user_cache() -> Path:
+    """Where compiled kernels are kept: ``$XDG_CACHE_HOME/fwp_rl``, else ``~/.cache/fwp_rl``. It may
+    not be there yet. Raises RuntimeError where the user has no home directory."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fwp_rl"
 
 
 def _find(name: str) -> Path:

@@ -39,8 +39,7 @@ from typing import Any, Final
 
 from fwp_rl import machine
 from fwp_rl.bench.gpu_cases import fused
-from fwp_rl.bench.kernels import OPS
-from fwp_rl.kernels import BackendError, backend_status
+from fwp_rl.kernels import OPS, BackendError, backend_status
 
 __all__ = ["STAGES", "main"]
 

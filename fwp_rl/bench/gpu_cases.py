@@ -20,18 +20,9 @@ from typing import Any, Final, NamedTuple
 import torch
 from torch import Tensor
 
-from fwp_rl.bench.kernels import (
-    OPS,
-    Shape,
-    doubled,
-    flat,
-    leaves_of,
-    make_inputs,
-    moved_bytes,
-    outcome,
-    peers,
-)
-from fwp_rl.kernels import nvrtc
+from fwp_rl.bench.kernels import Shape, moved_bytes, peers, sizes
+from fwp_rl.kernels import OPS, nvrtc
+from fwp_rl.kernels.samples import doubled, flat, leaves_of, make_inputs, outcome
 from fwp_rl.machine import usable_cores
 
 __all__ = ["STAGES", "fused", "run_cases"]
@@ -93,8 +84,9 @@ def _inputs(
     op: str, shape: Shape, dtype: torch.dtype, device: str, seed: int = 0
 ) -> dict[str, Any]:
     """Arguments of an op on a device: floats of a dtype beside a state of float32."""
-    made = make_inputs(OPS[op], shape, device=device, seed=seed)
-    return {name: x if name in ("state", "reset") else x.to(dtype) for name, x in made.items()}
+    return make_inputs(
+        OPS[op], sizes(shape), dtype=dtype, state_dtype=torch.float32, device=device, seed=seed
+    )
 
 
 def _smoke_cases(device: str, ops: Sequence[str]) -> Iterator[Case]:
@@ -152,7 +144,9 @@ def _agrees(op: str, shape: Shape, dtype: str, device: str) -> dict[str, Any]:
 
 
 def _moved(x: Any) -> Any:
-    return tuple(map(_moved, x)) if isinstance(x, tuple) else x.detach().cpu()
+    if isinstance(x, tuple):
+        return tuple(map(_moved, x))
+    return x.detach().cpu() if isinstance(x, Tensor) else x
 
 
 def _graphs_agree(op: str, dtype: str) -> dict[str, Any]:

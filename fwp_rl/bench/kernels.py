@@ -20,42 +20,24 @@ import importlib.util
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, Literal
 
 import torch
 from torch import Tensor
 
 from fwp_rl.config import ConfigError
-from fwp_rl.kernels import (
-    BackendError,
-    backend_status,
-    fast_lstm,
-    fast_rnn,
-    fast_weight,
-    recurrent_delta,
-    srwm,
-)
+from fwp_rl.kernels import OPS, BackendError, backend_status
+from fwp_rl.kernels.op import Op
+from fwp_rl.kernels.samples import errors, flat, leaves_of, make_inputs
 from fwp_rl.machine import facts, keep_freed_memory
 from fwp_rl.registry import suggestion
 from fwp_rl.runs.files import write_json
 
-__all__ = [
-    "OPS",
-    "Op",
-    "Shape",
-    "bench_kernels",
-    "doubled",
-    "flat",
-    "leaves_of",
-    "make_inputs",
-    "moved_bytes",
-    "outcome",
-    "peers",
-]
+__all__ = ["Shape", "bench_kernels", "moved_bytes", "peers", "sizes"]
 
 ROUNDS = 5
 TOLERANCE = 2e-4
@@ -65,56 +47,6 @@ COLUMNS_CHECKED = 8
 Shape = tuple[int, int, int, int]
 """T steps, B columns, H heads, K = V = D."""
 
-
-class Op(NamedTuple):
-    """An op as it is called: sizes of its inputs and of the parts of its state, by letter, and how
-    often it goes over its D x D matrices, multiplying and adding, forward and backward."""
-
-    run: Callable[..., tuple[Tensor, Any]]
-    inputs: Mapping[str, str]
-    state: tuple[str, ...]
-    forward: int
-    backward: int
-
-
-OPS: Final = {
-    "fast_weight": Op(
-        fast_weight,
-        {"q": "T B H D", "k": "T B H D", "v": "T B H D", "beta": "T B H"},
-        ("B H D D",),
-        forward=3,
-        backward=7,
-    ),
-    "recurrent_delta": Op(
-        recurrent_delta,
-        {"xq": "T B H D", "xk": "T B H D", "xv": "T B H D", "xb": "T B H"}
-        | {"R_q": "H D D", "R_k": "H D D", "R_v": "H D D", "r_b": "H D"},
-        ("B H D D", "B H D"),
-        forward=6,
-        backward=13,
-    ),
-    "fast_rnn": Op(
-        fast_rnn,
-        {"z": "T B H D", "k": "T B H D", "v": "T B H D", "beta": "T B H"},
-        ("B H D D", "B H D"),
-        forward=3,
-        backward=7,
-    ),
-    "fast_lstm": Op(
-        fast_lstm,
-        {"z": "T B 3 H D", "k": "T B 3 H D", "v": "T B 3 H D", "beta": "T B 3 H"},
-        ("B 3 H D D", "B H D", "B H D"),
-        forward=9,
-        backward=21,
-    ),
-    "srwm": Op(
-        srwm,
-        {"x": "T B H D", "W_y": "H D D", "W_q": "H D D", "W_k": "H D D", "W_b": "H 4 D"},
-        ("B H D D", "B H D D", "B H D D", "B H 4 D"),
-        forward=9,
-        backward=21,
-    ),
-}
 
 ACTING: Final[Shape] = (1, 32, 4, 32)
 LEARNING: Final[tuple[Shape, ...]] = ((20, 32, 4, 32), (64, 16, 8, 64), (128, 8, 4, 64))
@@ -182,39 +114,10 @@ def bench_kernels(
         sys.exit(1)
 
 
-def make_inputs(op: Op, shape: Shape, *, device: str = "cpu", seed: int = 0) -> dict[str, Any]:
-    """Random float32 arguments of an op, scaled as a network's would be, with a reset now and then.
-
-    The state is a tensor where it has one part, else a tuple.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    T, B, _, D = shape
-    sizes = dict(zip("TBHD", shape, strict=True)) | {"3": 3, "4": 4}
-
-    def normal(letters: str) -> Tensor:
-        return torch.randn([sizes[x] for x in letters.split()], generator=generator)
-
-    def value(name: str, letters: str) -> Tensor:
-        x = normal(letters)
-        if name in ("q", "k"):
-            return x.softmax(-1)
-        if name == "beta":
-            return x.sigmoid()
-        return x / D**0.5 if letters.startswith("H") else x
-
-    inputs = {name: value(name, letters).to(device) for name, letters in op.inputs.items()}
-    state = tuple((normal(letters) / D**0.5).to(device) for letters in op.state)
-    reset = (torch.rand(T, B, generator=generator) < 1 / 64).to(device)
-    return {**inputs, "state": state if len(state) > 1 else state[0], "reset": reset}
-
-
-def flat(values: Any) -> list[Tensor]:
-    """Every tensor of a tensor, or of nested tuples and dicts of them."""
-    if isinstance(values, Tensor):
-        return [values]
-    if isinstance(values, dict):
-        values = tuple(values.values())
-    return [x for value in values for x in flat(value)]
+def sizes(shape: Shape) -> dict[str, int]:
+    """The sizes of an op's description, by letter."""
+    T, B, H, D = shape
+    return {"T": T, "B": B, "H": H, "K": D, "V": D}
 
 
 def _shapes(op: str, device: str) -> tuple[Shape, ...]:
@@ -225,18 +128,11 @@ def _shapes(op: str, device: str) -> tuple[Shape, ...]:
     return (ACTING, *LEARNING, *ON_CUDA, *huge)
 
 
-def leaves_of(inputs: dict[str, Any]) -> list[Tensor]:
-    """The float tensors of an op's arguments, which from now on want gradients."""
-    return [x.requires_grad_() for x in flat(inputs) if x.is_floating_point()]
-
-
 def _disagreement(name: str, shape: Shape, device: str, fused: str) -> str:
     """What the fused kernel gets wrong, in a line; empty if nothing."""
-    op, (T, B, H, D) = OPS[name], shape
-    inputs = make_inputs(op, (T, min(B, COLUMNS_CHECKED), H, D), device=device)
-    got, expected = outcome(op, inputs, fused), outcome(op, doubled(inputs), "reference")
-    for what, truth in expected.items():
-        error = float((got[what].double() - truth).abs().max() / truth.abs().max().clamp_min(1e-6))
+    T, B, H, D = shape
+    inputs = make_inputs(OPS[name], sizes((T, min(B, COLUMNS_CHECKED), H, D)), device=device)
+    for what, error in errors(OPS[name], inputs, fused).items():
         if not error <= TOLERANCE:
             return (
                 f"{name} at T, B, H, D = {shape}: {what} is off by {error:.1e} of its largest "
@@ -245,37 +141,10 @@ def _disagreement(name: str, shape: Shape, device: str, fused: str) -> str:
     return ""
 
 
-def doubled(value: Any) -> Any:
-    """Arguments of an op in float64."""
-    if isinstance(value, dict):
-        return {name: doubled(x) for name, x in value.items()}
-    if isinstance(value, tuple):
-        return tuple(map(doubled, value))
-    return value.double() if value.is_floating_point() else value
-
-
-def outcome(op: Op, inputs: dict[str, Any], backend: str) -> dict[str, Tensor]:
-    """The results of both passes, by name: as in acting; in learning; every gradient."""
-    with torch.no_grad():
-        acting = flat(op.run(**inputs, backend=backend))
-    leaves = leaves_of(inputs)
-    learning = flat(op.run(**inputs, backend=backend))
-    generator = torch.Generator().manual_seed(1)
-    cotangents = [torch.randn(x.shape, generator=generator).to(x) for x in learning]
-    gradients = torch.autograd.grad(learning, leaves, cotangents)
-    outputs = ["y", *(f"state {n}" for n in range(len(op.state)))]
-    inputs_by_leaf = [*op.inputs, *outputs[1:]]
-    return {
-        **{f"{what} without gradients": x for what, x in zip(outputs, acting, strict=True)},
-        **{what: x.detach() for what, x in zip(outputs, learning, strict=True)},
-        **{f"gradient of {what}": x for what, x in zip(inputs_by_leaf, gradients, strict=True)},
-    }
-
-
 def _measure(name: str, shape: Shape, device: str, fused: str, seconds: float) -> dict[str, Any]:
     """Medians over the rounds, in each of which every contender runs for so many seconds."""
     op, (T, B, H, D) = OPS[name], shape
-    inputs = make_inputs(op, shape, device=device)
+    inputs = make_inputs(op, sizes(shape), device=device)
     runs = _contenders(name, shape, device, fused, inputs)
     product, product_work = _product(device)
     copy, copied = _copy(device)
@@ -292,7 +161,7 @@ def _measure(name: str, shape: Shape, device: str, fused: str, seconds: float) -
             }
             for _ in range(ROUNDS)
         ]
-    flops = 2 * (op.forward + (op.backward if T > 1 else 0)) * T * B * H * D * D
+    flops = 2 * sum(op.sweeps[: 2 if T > 1 else 1]) * T * B * H * D * D
     moved = moved_bytes(op, inputs, learning=T > 1)
     floors = [
         {

@@ -3,15 +3,16 @@ reinforcement learning or configs, and need torch, numpy and numba alone."""
 
 from fwp_rl.kernels.dispatch import (
     BACKENDS,
-    BackendError,
     BackendStatus,
     backend_status,
     numba_threading_layer,
     use_backend,
 )
+from fwp_rl.kernels.errors import BackendError
 from fwp_rl.kernels.fast_lstm import fast_lstm
 from fwp_rl.kernels.fast_rnn import fast_rnn
 from fwp_rl.kernels.fast_weight import fast_weight
+from fwp_rl.kernels.op import OPS
 from fwp_rl.kernels.recurrent_delta import recurrent_delta
 from fwp_rl.kernels.srwm import srwm
 
@@ -19,6 +20,7 @@ __all__ = [
     "BACKENDS",
     "BackendError",
     "BackendStatus",
+    "OPS",
     "backend_status",
     "fast_lstm",
     "fast_rnn",

@@ -14,10 +14,19 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from fwp_rl.kernels.dispatch import BackendError
+from fwp_rl.kernels.errors import BackendError
 from fwp_rl.kernels.nvrtc import SCALARS, Kernel, architectures, cubin, nvrtc_version
 
-__all__ = ["check_available", "driver", "launch", "refusal"]
+__all__ = [
+    "check_available",
+    "contiguous",
+    "copy_rooms",
+    "driver",
+    "launch",
+    "refusal",
+    "rooms",
+    "sum_columns",
+]
 
 # Names and values of cuda.h.
 CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR = 75
@@ -54,6 +63,33 @@ def launch(
     finally:
         cuda.cuCtxPopCurrent_v2(ctypes.byref(ctypes.c_void_p()))
     _check(status, f"launching {kernel.name}")
+
+
+def contiguous(*tensors: Tensor | None) -> list[Tensor | None]:
+    """What a kernel is given of tensors: null for one that is None or empty."""
+    return [None if x is None or x.numel() == 0 else x.contiguous() for x in tensors]
+
+
+def rooms(dtype: torch.dtype, tensors: Sequence[Tensor]) -> list[Tensor]:
+    """What a kernel fills that computes in a dtype: the tensors themselves where they are of that
+    dtype, else room for ``copy_rooms`` to take from."""
+    return [x if x.dtype == dtype else torch.empty_like(x, dtype=dtype) for x in tensors]
+
+
+def copy_rooms(filled: Sequence[Tensor], tensors: Sequence[Tensor]) -> None:
+    """Fill the tensors for which ``rooms`` has made room."""
+    for room, x in zip(filled, tensors, strict=True):
+        if room is not x:
+            x.copy_(room)
+
+
+def sum_columns(parts: Sequence[Tensor], totals: Sequence[Tensor]) -> None:
+    """Fill the gradients of slow weights, sums over the columns, the first axis of each part."""
+    for part, total in zip(parts, totals, strict=True):
+        if part.dtype == total.dtype:
+            torch.sum(part, 0, out=total)
+        else:
+            total.copy_(part.sum(0))
 
 
 def check_available() -> None:

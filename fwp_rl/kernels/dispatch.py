@@ -14,15 +14,15 @@ under ``torch.compile`` keeps the backend that it was compiled with.
 
 import os
 import warnings
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from fwp_rl.kernels.inputs import HALF, Arguments, check_arguments, is_state
+from fwp_rl.kernels.errors import BackendError
 from fwp_rl.registry import suggestion
 
 __all__ = [
@@ -32,7 +32,6 @@ __all__ = [
     "backend_status",
     "choose_backend",
     "numba_threading_layer",
-    "run_op",
     "use_backend",
 ]
 
@@ -45,14 +44,7 @@ Backends = Mapping[str, Callable[..., tuple[Tensor, ...]]]
 
 _FUSED = {"cpu": "numba", "cuda": "cuda"}
 
-# Asked once: torch.compile of torch 2.10 and 2.11 cannot trace the question.
-_AUTOCAST = tuple(x for x in ("cpu", "cuda", "xpu", "mps") if torch.amp.is_autocast_available(x))
-
 _override: str | None = None
-
-
-class BackendError(RuntimeError):
-    """The backend that was asked for cannot run; the message says why."""
 
 
 class BackendStatus(NamedTuple):
@@ -91,75 +83,6 @@ def use_backend(name: str) -> Iterator[None]:
         _override = before
 
 
-def run_op(
-    op: str,
-    table: Backends,
-    arguments: Arguments,
-    *options: Any,
-    optional: Collection[str] = (),
-    cuda_limits: Mapping[str, int],
-    backend: str,
-) -> tuple[Tensor, ...]:
-    """Check an op's arguments and run it: ``table[backend](*tensors, *options)``.
-
-    arguments    name → (tensor, sizes) in the order in which the backends take them; see
-                 ``check_arguments``
-    options      what the backends take after the tensors
-    optional     names of arguments that may be None
-    cuda_limits  letter → the largest size that the CUDA kernel takes
-    backend      the caller's wish
-    returns      y, of the first tensor's dtype, and the parts of the state after, in the order and
-                 of the dtypes of those before
-
-    float16 and bfloat16 are computed in float32 and returned as they came, except by the
-    reference, which computes in them if all is of one dtype, and by CUDA kernels, which read and
-    write bfloat16 themselves beside a float32 state. Under autocast, inputs of any float types
-    are cast to float32, and so are the results.
-    """
-    tensors = [x for x, _ in arguments.values()]
-    device = tensors[0].device.type if isinstance(tensors[0], Tensor) else ""
-    autocast = bool(device) and _under_autocast(device)
-    sizes = check_arguments(arguments, optional=optional, one_dtype=not autocast)
-    dtype = torch.float32 if autocast else tensors[0].dtype
-    refusal = _cuda_refusal(sizes, cuda_limits, dtype) if device == "cuda" else ""
-    name = choose_backend(op, table, device, backend, refusal=refusal)
-    run = table[name]
-    if autocast:
-        with torch.autocast(device, enabled=False):
-            return run(*map(_in_float32, tensors), *options)
-    if dtype not in HALF:
-        return run(*tensors, *options)
-    states = [x.dtype for x, sizes in arguments.values() if is_state(sizes)]
-    if name == "reference" and set(states) == {dtype}:
-        return run(*tensors, *options)
-    keep_inputs = name == "cuda" and dtype == torch.bfloat16
-    tensors = [
-        x if keep_inputs and not is_state(sizes) else _in_float32(x)
-        for x, sizes in arguments.values()
-    ]
-    results = run(*tensors, *options)
-    return tuple(x.to(kind) for x, kind in zip(results, (dtype, *states), strict=True))
-
-
-def _under_autocast(device: str) -> bool:
-    return device in _AUTOCAST and torch.is_autocast_enabled(device)
-
-
-def _in_float32(x: Tensor | None) -> Tensor | None:
-    return x if x is None or not x.is_floating_point() else x.float()
-
-
-def _cuda_refusal(sizes: Mapping[str, int], limits: Mapping[str, int], dtype: torch.dtype) -> str:
-    """Why the CUDA kernel of an op does not take what is given; empty when it does."""
-    if dtype == torch.float64:
-        return "computes in float32, the inputs are float64"
-    for letter, limit in limits.items():
-        if sizes[letter] > limit:
-            return f"takes {letter} up to {limit}, the inputs have {sizes[letter]}"
-    return ""
-
-
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def choose_backend(
     op: str, table: Backends, device: str, backend: str = "auto", *, refusal: str = ""
 ) -> str:
@@ -184,6 +107,11 @@ def choose_backend(
     if reason:
         _warn_once(f"{op}: backend {fused!r} {reason}; taking {fallback!r}, which is slower")
     return fallback
+
+
+# What torch.compiler.assume_constant_result does, without its import of the compiler, which every
+# process would wait for: torch.compile calls the function once, while it traces.
+choose_backend._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def _asked_for(backend: str) -> tuple[str, str]:

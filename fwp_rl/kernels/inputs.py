@@ -1,31 +1,66 @@
 """What an op asks of its arguments, written as a table and checked once, at the op's entry."""
 
-from collections.abc import Collection, Mapping
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-__all__ = ["FLOATS", "HALF", "Arguments", "check_arguments", "check_state", "is_state"]
+__all__ = [
+    "FLOATS",
+    "HALF",
+    "Argument",
+    "Inputs",
+    "Tensors",
+    "check_arguments",
+    "check_state",
+    "in_float32",
+]
+
+Inputs = Sequence[Any]
+"""An op's tensors, or None, then its options, in the order of its description."""
+
+Tensors = Sequence[Any]
+"""Tensors, or None where an op goes without one."""
 
 HALF = (torch.float16, torch.bfloat16)
 FLOATS = (torch.float32, torch.float64, *HALF)
 
-Arguments = Mapping[str, tuple[Any, str]]
-"""Name of an argument → its value and its sizes, such as ``(q, "T B H K")``; see ``is_state``."""
+
+class Argument(NamedTuple):
+    """A tensor that an op takes.
+
+    letters   its sizes: a letter stands for one size wherever it occurs, a number for itself
+    optional  whether it may be None
+    state     whether it is a part of the state: has columns, but no time
+    """
+
+    name: str
+    letters: str
+    optional: bool
+    state: bool
+
+    @classmethod
+    def parse(cls, name: str, sizes: str) -> "Argument":
+        """Of sizes such as ``"T B H K"``; a "?" before them says that it may be None."""
+        spaced = sizes.removeprefix("?")
+        return cls(name, spaced.replace(" ", ""), sizes != spaced, spaced.startswith("B"))
+
+    @property
+    def sizes(self) -> str:
+        """For a message: ``[T, B, H, K]``."""
+        return f"[{', '.join(self.letters)}]"
 
 
 _NUMBERS = {str(size): size for size in range(1, 10)}
 
 
 def check_arguments(
-    arguments: Arguments, *, optional: Collection[str] = (), one_dtype: bool = True
+    arguments: Sequence[Argument], tensors: Sequence[Any], *, one_dtype: bool = True
 ) -> dict[str, int]:
-    """Raise TypeError or ValueError, in one line, unless all arguments fit each other.
+    """Raise TypeError or ValueError, in one line, unless all tensors fit their arguments and each
+    other: every size is at least 1, all are on the device of the first.
 
-    arguments  a letter stands for one size wherever it occurs, a number for itself; every size is
-               at least 1; all are on the device of the first
-    optional   names that may be None
     one_dtype  whether all share the first one's dtype, or are state of float32 beside a first one
                of ``HALF``; else any of ``FLOATS`` will do. The argument named "reset" is of bool
                always
@@ -33,16 +68,16 @@ def check_arguments(
     """
     sizes = dict(_NUMBERS)
     first, dtype, device = "", None, None
-    for name, (x, letters) in arguments.items():
-        if x is None and name in optional:
+    for (name, letters, optional, state), x in zip(arguments, tensors):  # noqa: B905 (Op counts)
+        if x is None and optional:
             continue
         if not isinstance(x, Tensor):
             given = "None" if x is None else f"of type {type(x).__name__}"
             raise TypeError(f"{name} is {given}, expected a tensor {_brackets(letters)}")
-        if not _fits(x.shape, letters[::2], sizes):
+        if not _fits(x.shape, letters, sizes):
             raise ValueError(
                 f"{name} has shape {tuple(x.shape)}, expected {_brackets(letters)}"
-                + _expected_sizes(x, letters.split(), sizes)
+                + _expected_sizes(x, letters, sizes)
             )
         if not first:
             first, dtype, device = name, x.dtype, x.device
@@ -54,7 +89,7 @@ def check_arguments(
         elif name == "reset":
             if x.dtype != torch.bool:
                 raise TypeError(f"reset has dtype {x.dtype}, expected torch.bool")
-        elif x.dtype != dtype and x.dtype not in (others := _others(dtype, letters, one_dtype)):
+        elif x.dtype != dtype and x.dtype not in (others := _others(dtype, state, one_dtype)):
             expected = " or ".join(map(str, dict.fromkeys((dtype, *others))))
             raise TypeError(
                 f"{name} has dtype {x.dtype}, expected {expected} beside {first}'s {dtype}"
@@ -62,19 +97,14 @@ def check_arguments(
     return sizes
 
 
-def _others(dtype: torch.dtype | None, letters: str, one_dtype: bool) -> tuple[torch.dtype, ...]:
+def _others(dtype: torch.dtype | None, state: bool, one_dtype: bool) -> tuple[torch.dtype, ...]:
     """What an argument may have instead of the first one's dtype."""
     if not one_dtype:
         return FLOATS
-    return (torch.float32,) if dtype in HALF and is_state(letters) else ()
+    return (torch.float32,) if dtype in HALF and state else ()
 
 
-def is_state(letters: str) -> bool:
-    """Whether an argument of these sizes is a part of the state: has columns, but no time."""
-    return letters.startswith("B")
-
-
-def check_state(state: Any, *names: str) -> tuple[Any, ...]:
+def check_state(state: Any, names: Sequence[str]) -> tuple[Any, ...]:
     """The parts of a state that has several, for ``check_arguments`` to look into."""
     if not isinstance(state, tuple) or len(state) != len(names):
         given = (
@@ -82,6 +112,11 @@ def check_state(state: Any, *names: str) -> tuple[Any, ...]:
         )
         raise TypeError(f"state is {given}, expected a tuple ({', '.join(names)})")
     return state
+
+
+def in_float32(x: Tensor | None) -> Tensor | None:
+    """As float32, where it is of numbers."""
+    return x if x is None or not x.is_floating_point() else x.float()
 
 
 def _fits(shape: torch.Size, letters: str, sizes: dict[str, int]) -> bool:
@@ -95,10 +130,10 @@ def _fits(shape: torch.Size, letters: str, sizes: dict[str, int]) -> bool:
 
 
 def _brackets(letters: str) -> str:
-    return f"[{', '.join(letters.split())}]"
+    return f"[{', '.join(letters)}]"
 
 
-def _expected_sizes(x: Tensor, letters: list[str], sizes: dict[str, int]) -> str:
+def _expected_sizes(x: Tensor, letters: str, sizes: dict[str, int]) -> str:
     if 0 in x.shape or not any(letter in sizes for letter in letters):
         return " with all sizes >= 1"
     if x.ndim == len(letters):  # letters that are new here have the sizes that were given

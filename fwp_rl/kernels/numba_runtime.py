@@ -4,8 +4,7 @@ Importing this module imports numba, which takes a while: only the numba backend
 """
 
 import threading
-import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import numba
@@ -13,17 +12,18 @@ import numpy as np
 import torch
 from numba import types
 from numba.extending import intrinsic, overload
-from torch import Tensor
+
+from fwp_rl.kernels.inputs import Tensors
+from fwp_rl.kernels.numba_cache import cached_njit
 
 __all__ = [
-    "addresses",
     "array_at",
     "compiled",
     "compiled_parallel",
-    "contiguous",
     "exp",
     "launch",
     "threading_layer",
+    "views",
 ]
 
 Kernel = TypeVar("Kernel", bound=Callable[..., Any])
@@ -32,12 +32,14 @@ Kernel = TypeVar("Kernel", bound=Callable[..., Any])
 # shows them instead of a plausible number.
 _FASTMATH = {"reassoc", "contract", "arcp", "nsz"}
 
+_ZEROS = {torch.float32: np.float32(0), torch.float64: np.float64(0)}
+
 _parallel_lock = threading.Lock()
 
 
 def compiled(kernel: Kernel) -> Kernel:
     """The function compiled by numba at its first call, in later processes read from its cache."""
-    return _njit(kernel, parallel=False)
+    return _njit(kernel)
 
 
 def compiled_parallel(kernel: Kernel) -> Kernel:
@@ -45,54 +47,59 @@ def compiled_parallel(kernel: Kernel) -> Kernel:
     return _njit(kernel, parallel=True)
 
 
-def _njit(kernel: Kernel, *, parallel: bool) -> Kernel:
+def _njit(kernel: Kernel, *, parallel: bool = False, cached: bool = True) -> Kernel:
     options: dict[str, Any] = {
         "parallel": parallel,
         "nogil": True,
         "fastmath": _FASTMATH,
         "error_model": "numpy",
     }
-    try:
-        return numba.njit(kernel, cache=True, **options)  # type: ignore[no-any-return]
-    except RuntimeError as error:  # neither the package nor the user's cache folder is writable
-        warnings.warn(
-            f"numba kernels will be compiled anew in every process ({error}); "
-            "point NUMBA_CACHE_DIR at a writable folder",
-            stacklevel=3,
-        )
+    if not cached:
         return numba.njit(kernel, **options)  # type: ignore[no-any-return]
+    return cached_njit(kernel, **options)  # type: ignore[no-any-return]
 
 
 def launch(
-    serial: Callable[..., None], parallel: Callable[..., None], steps: int, *args: Any
+    serial: Callable[..., None],
+    parallel: Callable[..., None],
+    sizes: Sequence[int],
+    reads: Sequence[Tensors],
+    fills: Sequence[Tensors],
+    *options: bool,
 ) -> None:
-    """Run a kernel on ``args``: serially for a single step, else on torch's number of threads.
+    """Run a kernel: serially for a single step, else on torch's number of threads.
+
+    sizes  steps first
+    reads  groups of tensors, or None, in any layout; the first is a tensor, of the type of all
+    fills  groups of contiguous tensors
+
+    A kernel is given a zero of the tensors' type, the sizes, of each group the addresses for its
+    ``views``, and the options. Arrays would take a microsecond each, a tenth of the time of an
+    acting step.
 
     Acting is one step, so only a learner enters the parallel kernel. The lock is for numba's
     fallback threading layer, workqueue, which aborts the process when two Python threads enter
     it at a time.
     """
+    held = [[None if x is None else x.contiguous() for x in group] for group in reads]
+    arguments = (
+        _ZEROS[reads[0][0].dtype],
+        sizes,
+        *[_addresses(group) for group in held],
+        *[_addresses(group) for group in fills],
+        *options,
+    )
     threads = min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
-    if steps == 1 or threads == 1:
-        serial(*args)
+    if sizes[0] == 1 or threads == 1:
+        serial(*arguments)
         return
     with _parallel_lock:
         numba.set_num_threads(threads)
-        parallel(*args)
+        parallel(*arguments)
 
 
-def contiguous(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
-    """The tensors as they lie in memory, or copies where steps are skipped. Hold on to them while
-    a kernel runs on their ``addresses``."""
-    return tuple(None if x is None else x.contiguous() for x in tensors)
-
-
-def addresses(*tensors: Tensor | None) -> tuple[int, ...]:
-    """What a kernel is given of contiguous tensors, for its ``array_at``; 0 stands for None.
-
-    ``Tensor.numpy`` would take a microsecond each, a tenth of the time of an acting step.
-    """
-    return tuple(0 if x is None else x.data_ptr() for x in tensors)
+def _addresses(tensors: Tensors) -> tuple[int, ...]:
+    return tuple([0 if x is None else x.data_ptr() for x in tensors])
 
 
 @intrinsic
@@ -109,13 +116,38 @@ def array_at(address: Any, shape: Any, like: Any) -> Any:
     return numba.carray(_pointer(address, like), shape)  # type: ignore[attr-defined,call-arg]
 
 
+def views(axes: Iterable[str], *groups: Mapping[str, str]) -> Callable[..., Any]:
+    """For kernels: a function of what ``launch`` gives them, a zero, sizes and the addresses of a
+    group of tensors, whose result are the tensors as arrays.
+
+    axes    letters of the sizes
+    groups  name → sizes as in the description of an op, in the order of the addresses; a size may
+            be a formula. What is marked by "?" may be None or empty, and is empty then; "reset" is
+            of bool
+    """
+    arrays = []
+    for n, (name, sizes) in enumerate(pair for group in groups for pair in group.items()):
+        first, *others = sizes.removeprefix("?").split()
+        if sizes.startswith("?"):
+            first = f"{first} if where[{n}] else 0"
+        shape = f"({', '.join([first, *others])})"
+        arrays.append(f"array_at(where[{n}], {shape}, {'False' if name == 'reset' else 'zero'})")
+    source = f"""
+def views(zero, sizes, where):
+    {", ".join(axes)} = sizes
+    return {", ".join(arrays)}
+"""
+    made: dict[str, Any] = {"array_at": array_at}
+    exec(source, made)
+    return _njit(made["views"], cached=False)  # type: ignore[no-any-return]
+
+
 def exp(x: Any) -> Any:
     """e^x. In a kernel float32 goes through arithmetic alone, so that a loop over it runs in
     vectors (numba calls libm number by number, several times as slow): within 4e-7 of the truth,
     relative; 0 below -87.7 and infinite above 88.4, NaN for NaN. float64 is numpy's.
 
     Cephes' expf: x = n ln 2 + r with |r| <= ln 2 / 2, e^r by a polynomial, 2^n by its bits.
-    numba's cache of a kernel in another file does not see a change of it: touch that file too.
     """
     return np.exp(x)
 

@@ -20,8 +20,8 @@ from typing import NamedTuple
 
 import torch
 
-from fwp_rl.kernels.dispatch import BackendError
-from fwp_rl.resources import cuda_dir
+from fwp_rl.kernels.errors import BackendError
+from fwp_rl.resources import cuda_dir, user_cache
 
 __all__ = [
     "Cubin",
@@ -208,8 +208,7 @@ def _cache_file(kernel: Kernel, scalar: str, architecture: str) -> Path:
     texts = [_text(source) for source in sources(kernel.source)]
     key = (kernel.expression(scalar), architecture, nvrtc_version(), *OPTIONS, *texts)
     digest = hashlib.sha256("\0".join(key).encode()).hexdigest()
-    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return root / "fwp_rl" / "cuda" / f"{kernel.name}-{architecture}-{digest[:32]}.cubin"
+    return user_cache() / "cuda" / f"{kernel.name}-{architecture}-{digest[:32]}.cubin"
 
 
 def _read(path: Path) -> Cubin | None:

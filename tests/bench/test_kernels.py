@@ -4,15 +4,21 @@ import json
 import os
 import subprocess
 import sys
+from importlib import import_module
 
 import pytest
 import torch
 
 from fwp_rl.bench import kernels
-from fwp_rl.bench.kernels import OPS, ROUNDS, bench_kernels
+from fwp_rl.bench.kernels import ROUNDS, bench_kernels
 from fwp_rl.cli import main
 from fwp_rl.config import ConfigError
-from fwp_rl.kernels import BackendError
+from fwp_rl.kernels import OPS, BackendError
+
+
+def _replace(monkeypatch, op, function):
+    """Another function in the place of an op's."""
+    monkeypatch.setattr(import_module(OPS[op].package), op, function)
 
 
 def test_every_figure_stands_beside_its_floor(tmp_path, capsys):
@@ -45,14 +51,14 @@ def test_the_targets_stand_beside_the_figures(monkeypatch, capsys):
 
 @pytest.mark.parametrize("wrong", ["y", "gradient of v"])
 def test_an_op_that_disagrees_is_not_timed(wrong, monkeypatch, tmp_path, capsys):
-    honest = OPS["fast_weight"]
+    honest = OPS["fast_weight"].run
 
     def broken(q, k, v, beta, state, *, backend, **options):
         if backend == "numba":
             v = v * 1.01 if wrong == "y" else v + 0.01 * (v - v.detach())
-        return honest.run(q, k, v, beta, state, backend=backend, **options)
+        return honest(q, k, v, beta, state, backend=backend, **options)
 
-    monkeypatch.setitem(kernels.OPS, "fast_weight", honest._replace(run=broken))
+    _replace(monkeypatch, "fast_weight", broken)
     file = tmp_path / "kernels.json"
     with pytest.raises(SystemExit) as stop:
         bench_kernels(quick=True, ops=("fast_weight", "fast_rnn"), json=file)
@@ -71,7 +77,7 @@ def test_one_that_fails_does_not_hide_the_others(monkeypatch, tmp_path):
     def out_of_memory(*_, **__):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 8 GiB.\nMore words.")
 
-    monkeypatch.setitem(kernels.OPS, "fast_rnn", OPS["fast_rnn"]._replace(run=out_of_memory))
+    _replace(monkeypatch, "fast_rnn", out_of_memory)
     file = tmp_path / "kernels.json"
     with pytest.raises(SystemExit) as stop:
         bench_kernels(quick=True, ops=("fast_rnn", "fast_weight"), json=file)
@@ -89,7 +95,7 @@ def test_what_has_been_timed_is_kept(monkeypatch, tmp_path):
     def cut(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setitem(kernels.OPS, "fast_rnn", OPS["fast_rnn"]._replace(run=cut))
+    _replace(monkeypatch, "fast_rnn", cut)
     file = tmp_path / "kernels.json"
     with pytest.raises(KeyboardInterrupt):
         bench_kernels(quick=True, ops=("fast_weight", "fast_rnn"), json=file)

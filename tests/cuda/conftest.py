@@ -1,21 +1,19 @@
-"""The ops that have CUDA kernels, what a backend makes of their inputs, and the emulator.
-
-Every file in cases/ is one op; a test that asks for ``case`` runs for each. See
-cases/fast_weight.py for what such a file holds.
-"""
+"""The ops with the sizes of their CUDA kernels, what a backend makes of their inputs, and the
+emulator. A test that asks for ``case`` runs for every op."""
 
 import ctypes
-import functools
 import hashlib
-import importlib.util
+import itertools
 import shutil
 import subprocess
-from pathlib import Path
+from importlib import import_module
+from typing import NamedTuple
 
 import pytest
 import torch
 
-from fwp_rl.kernels import cuda_driver, dispatch
+from fwp_rl.kernels import OPS, cuda_driver, dispatch, samples
+from fwp_rl.kernels.op import Op
 from fwp_rl.resources import cuda_dir
 
 SCALARS = {torch.float64: "double", torch.float32: "float", torch.bfloat16: "bf16"}
@@ -23,14 +21,73 @@ GUARD = 1 << 16
 RESETS = ("never", "some", "first", "last", "every step")
 
 
-def _load_case(path):
-    spec = importlib.util.spec_from_file_location(f"cuda_case_{path.stem}", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+class Case(NamedTuple):
+    """An op, as a test that asks for ``case`` sees it.
+
+    sizes      every size that a kernel is made for
+    odd_sizes  sizes that are padded, the last one to ``small``
+    small      a size whose blocks have several warps
+    """
+
+    op: Op
+    sizes: list[dict[str, int]]
+    odd_sizes: list[dict[str, int]]
+    small: dict[str, int]
+
+    @property
+    def name(self):
+        return self.op.name
+
+    @property
+    def variants(self):
+        return samples.variants(self.op)
+
+    @property
+    def cuda(self):
+        """The op's CUDA module."""
+        return import_module(f"{self.op.package}.cuda")
 
 
-CASES = [_load_case(path) for path in sorted((Path(__file__).parent / "cases").glob("*.py"))]
+def _pairs(*pairs):
+    return [{"K": K, "V": V} for K, V in pairs]
+
+
+def _square(*sizes):
+    return _pairs(*((size, size) for size in sizes))
+
+
+CASES = [
+    Case(
+        OPS["fast_weight"],
+        sizes=_pairs(*itertools.product((16, 32, 64, 128), repeat=2)),
+        odd_sizes=_pairs((1, 1), (33, 7), (100, 65), (33, 47)),
+        small={"K": 64, "V": 64},
+    ),
+    Case(
+        OPS["recurrent_delta"],
+        sizes=_square(16, 32, 64),
+        odd_sizes=_pairs((1, 1), (7, 33), (29, 17)),
+        small={"K": 32, "V": 32},
+    ),
+    Case(
+        OPS["fast_rnn"],
+        sizes=[{"V": V} for V in (16, 32, 64)],
+        odd_sizes=[{"V": V} for V in (1, 7, 33)],
+        small={"V": 64},
+    ),
+    Case(
+        OPS["fast_lstm"],
+        sizes=[{"V": V} for V in (16, 32, 64)],
+        odd_sizes=[{"V": V} for V in (1, 7, 33)],
+        small={"V": 64},  # where the next chunk is staged by other warps than the first too
+    ),
+    Case(
+        OPS["srwm"],
+        sizes=_pairs(*itertools.product((16, 32, 64), repeat=2)),
+        odd_sizes=_pairs((1, 1), (7, 33), (16, 1), (33, 7)),
+        small={"K": 16, "V": 32},
+    ),
+]
 
 
 def pytest_configure(config):
@@ -40,11 +97,11 @@ def pytest_configure(config):
 def pytest_generate_tests(metafunc):
     """``case`` is every op; with ``sizes``, every op at all its sizes."""
     if "sizes" in metafunc.fixturenames:
-        pairs = [(case, sizes) for case in CASES for sizes in (*case.SIZES, *case.ODD_SIZES)]
-        ids = [f"{case.NAME}-{'x'.join(map(str, sizes.values()))}" for case, sizes in pairs]
+        pairs = [(case, sizes) for case in CASES for sizes in (*case.sizes, *case.odd_sizes)]
+        ids = [f"{case.name}-{'x'.join(map(str, sizes.values()))}" for case, sizes in pairs]
         metafunc.parametrize(("case", "sizes"), pairs, ids=ids)
     elif "case" in metafunc.fixturenames:
-        metafunc.parametrize("case", CASES, ids=lambda case: case.NAME)
+        metafunc.parametrize("case", CASES, ids=lambda case: case.name)
 
 
 class Emulator:
@@ -156,55 +213,21 @@ def emulator(emulator_build, monkeypatch):
     monkeypatch.setattr(cuda_driver, "launch", emulator_build.launch)
     monkeypatch.setattr(dispatch, "_FUSED", {"cpu": "cuda"})
     monkeypatch.setattr(dispatch, "_status", lambda _: dispatch.BackendStatus(True))
-    for case in CASES:
-        monkeypatch.setitem(case.TABLE, "cuda", _differentiable(case))
+    for case in CASES:  # the CPU's kernels, to torch
+        cpu = import_module(f"{case.op.package}.numba_cpu")
+        monkeypatch.setattr(cpu, "forward", case.cuda.forward)
+        monkeypatch.setattr(cpu, "backward", case.cuda.backward)
     torch.use_deterministic_algorithms(True)
     yield emulator_build
     torch.use_deterministic_algorithms(False)
 
 
-@functools.cache
-def _differentiable(case):
-    """The op's CUDA module as autograd sees it, on any device."""
-    schema = getattr(torch.ops.fwp_rl, case.NAME).default._schema
-    names = [x.name for x in schema.arguments]
-    tensors = sum("Tensor" in str(x.type) for x in schema.arguments)
-    results = sum(x.name.startswith("out_") for x in schema.returns)
-
-    class Kernels(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx, *arguments):
-            made = case.cuda.forward(*arguments)
-            ctx.options = arguments[tensors:]
-            ctx.save_for_backward(*arguments[:tensors], *made[results:])
-            return tuple(made[:results])
-
-        @staticmethod
-        def backward(ctx, *gradients):
-            given, kept = ctx.saved_tensors[:tensors], ctx.saved_tensors[tensors:]
-            made = iter(case.cuda.backward(*given, *ctx.options, *kept, *gradients))
-            wanted = []
-            for name, x in zip(names, given, strict=False):
-                gradient = None if name == "reset" else next(made)
-                if gradient is not None:
-                    sizes = (0,) if x is None else x.shape
-                    assert gradient.shape == sizes, f"gradient of {name}"
-                    assert x is None or gradient.dtype == x.dtype, f"gradient of {name}"
-                wanted.append(None if x is None else gradient)
-            assert next(made, None) is None
-            return *wanted, *[None] * len(ctx.options)
-
-    return Kernels.apply
-
-
 def _make_inputs(case, T=5, B=2, H=2, *, variant, reset="some", seed=0, **sizes):
     """Arguments of a case's op, in float64."""
-    generator = torch.Generator().manual_seed(seed)
-
-    def normal(*shape):
-        return torch.randn(shape, generator=generator, dtype=torch.float64)
-
-    inputs = case.make_inputs(T, B, H, normal, **sizes, **case.VARIANTS[variant])
+    sizes = {"T": T, "B": B, "H": H, **sizes}
+    inputs = samples.make_inputs(
+        case.op, sizes, case.variants[variant], dtype=torch.float64, seed=seed
+    )
     return {**inputs, "reset": _reset(T, B, reset)}
 
 
@@ -249,7 +272,7 @@ def _outcome(case, inputs, *, backend, dtype=torch.float64, device="cpu", rounde
     if rounded_to is not None:
         inputs = {name: _cast(x, rounded_to, "cpu") for name, x in inputs.items()}
     inputs = {name: _cast(x, dtype, device) for name, x in inputs.items()}
-    results = dict(_leaves(case.op(**inputs, backend=backend), "output"))
+    results = dict(_leaves(case.op.run(**inputs, backend=backend), "output"))
     generator = torch.Generator().manual_seed(1)
     loss = sum(
         (x * torch.randn(x.shape, generator=generator, dtype=torch.float64).to(x)).sum()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fwp_rl.kernels import BackendError, backend_status, cuda_driver, nvrtc
+from fwp_rl.kernels import OPS, BackendError, backend_status, cuda_driver, nvrtc
 from fwp_rl.kernels.fast_weight import cuda
 
 KERNEL = nvrtc.Kernel("fast_weight.cuh", "some_kernel", (16, 32), threads=64, shared=100)
@@ -108,15 +108,16 @@ def test_what_fast_weight_packs(stub):
     """Field by field as the structs of fast_weight.cuh have them."""
     q, k = torch.randn(2, 5, 3, 4, 7).unbind()
     v, state = torch.randn(5, 3, 4, 33), torch.randn(3, 4, 33, 7)
-    beta = torch.rand(5, 3, 4)
+    beta, op = torch.rand(5, 3, 4), OPS["fast_weight"]
     arguments = (q, k, v, beta, state, None, None, "delta")
-    (y, last, u), packed = _packed(stub, lambda: cuda.forward(*arguments), 16)
+    y, last, u = results = op.results(arguments)
+    _, packed = _packed(stub, lambda: cuda.forward(arguments, results), 16)
     pointers = [x.data_ptr() for x in (q, k, v, beta, state)]
     inputs = [*pointers, 0, 0, 1, 5, 3, 4, 7, 33]
     assert packed == [*inputs, y.data_ptr(), last.data_ptr(), u.data_ptr()]
     assert "grid 12 1 1 block 32 1 1 shared" in _calls(stub)[-2]
-    gradients, packed = _packed(stub, lambda: cuda.backward(*arguments, u, y, last), 24)
-    dq, dk, dv, dbeta, dstate, _ = gradients
+    dq, dk, dv, dbeta, dstate, _ = gradients = op.gradients(arguments)
+    _, packed = _packed(stub, lambda: cuda.backward(arguments, [u], [y, last], gradients), 24)
     given = [x.data_ptr() for x in (u, y, last)]
     made = [x.data_ptr() for x in (dq, dk, dv, dbeta, dstate)]
     *packed, dlog_decay, p, dk_part = packed

@@ -20,7 +20,7 @@ SOURCES = sorted(
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_agrees_with_autograd(case, emulator, make_inputs, outcome, assert_close, seed):
     emulator.seed = seed
-    for variant, sizes in itertools.product(case.VARIANTS, (case.SMALL, case.ODD_SIZES[-1])):
+    for variant, sizes in itertools.product(case.variants, (case.small, case.odd_sizes[-1])):
         T, reset = STEPS[(seed + 2) % 3], RESETS[(seed + 1) % 5]
         inputs = make_inputs(case, T, 2, 3, variant=variant, reset=reset, seed=seed, **sizes)
         expected = outcome(case, inputs, backend="reference")
@@ -30,7 +30,7 @@ def test_agrees_with_autograd(case, emulator, make_inputs, outcome, assert_close
 @pytest.mark.slow
 def test_the_whole_matrix(case, sizes, emulator, make_inputs, outcome, assert_close):
     emulator.prepare(case.cuda.kernels())
-    for n, (variant, T, reset) in enumerate(itertools.product(case.VARIANTS, STEPS, RESETS)):
+    for n, (variant, T, reset) in enumerate(itertools.product(case.variants, STEPS, RESETS)):
         emulator.seed = n
         inputs = make_inputs(case, T, 2, 1, variant=variant, reset=reset, **sizes)
         expected = outcome(case, inputs, backend="reference")
@@ -47,16 +47,16 @@ def test_the_whole_matrix(case, sizes, emulator, make_inputs, outcome, assert_cl
 )
 def test_lower_precision(case, emulator, make_inputs, outcome, assert_close, dtype, tolerances):
     outputs, gradients = tolerances
-    variant = list(case.VARIANTS)[-1]
-    inputs = make_inputs(case, 37, variant=variant, **case.ODD_SIZES[-1])
+    variant = list(case.variants)[-1]
+    inputs = make_inputs(case, 37, variant=variant, **case.odd_sizes[-1])
     got = outcome(case, inputs, backend="cuda", dtype=dtype)
     expected = outcome(case, inputs, backend="reference", rounded_to=dtype)
     assert_close(got, expected, outputs=outputs, gradients=gradients)
 
 
 def test_inputs_are_left_alone(case, emulator, make_inputs, outcome):
-    variant = next(iter(case.VARIANTS))
-    inputs = make_inputs(case, variant=variant, **case.SMALL)
+    variant = next(iter(case.variants))
+    inputs = make_inputs(case, variant=variant, **case.small)
     before = copy.deepcopy(inputs)
     outcome(case, inputs, backend="cuda")
     for name, x in inputs.items():
@@ -75,7 +75,7 @@ def _misaligned(x):
 
 @pytest.mark.parametrize("change", [_strided, _misaligned])
 def test_any_layout(case, emulator, make_inputs, outcome, assert_close, change):
-    inputs = make_inputs(case, variant=next(iter(case.VARIANTS)), **case.SMALL)
+    inputs = make_inputs(case, variant=next(iter(case.variants)), **case.small)
     expected = outcome(case, inputs, backend="cuda")
 
     def changed(x):
@@ -89,8 +89,8 @@ def test_any_layout(case, emulator, make_inputs, outcome, assert_close, change):
 
 def test_a_reset_clears_what_is_not_finite(case, emulator, make_inputs, outcome, assert_close):
     """Gradients too: none comes back across a reset."""
-    variant = next(iter(case.VARIANTS))
-    inputs = make_inputs(case, 9, variant=variant, reset="every step", **case.SMALL)
+    variant = next(iter(case.variants))
+    inputs = make_inputs(case, 9, variant=variant, reset="every step", **case.small)
     expected = outcome(case, inputs, backend="reference")
     state = inputs["state"]
     broken = [
@@ -112,10 +112,10 @@ def test_every_barrier_matters(request, source, emulator, make_inputs, outcome, 
     ]
     for case, seed in itertools.product(cases, range(3)):
         emulator.seed = seed
-        for variant in case.VARIANTS:
+        for variant in case.variants:
             if not barriers:
                 return
-            inputs = make_inputs(case, 37, 2, 1, variant=variant, **case.SMALL)
+            inputs = make_inputs(case, 37, 2, 1, variant=variant, **case.small)
             expected = outcome(case, inputs, backend="reference")
             emulator.skipped = ""
             assert_close(outcome(case, inputs, backend="cuda"), expected, **EXACT)

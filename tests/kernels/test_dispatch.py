@@ -12,6 +12,7 @@ from fwp_rl.kernels import (
     BACKENDS,
     BackendError,
     backend_status,
+    dispatch,
     fast_weight,
     numba_threading_layer,
     use_backend,
@@ -170,3 +171,32 @@ assert len(fwp_rl.cores.CORES) > 0
 """
     )
     assert result.returncode == 0, result.stderr
+
+
+def test_the_compiler_waits_for_its_first_use():
+    """torch._dynamo takes as long to import as a second torch."""
+    result = run(
+        """
+import sys
+import fwp_rl.kernels
+import fwp_rl.cores
+import torch
+x = torch.ones(2, 1, 1, 4, requires_grad=True)
+y, _ = fwp_rl.kernels.fast_weight(x, x, x, x[..., 0], torch.zeros(1, 1, 4, 4))
+y.sum().backward()
+print(*sorted(m for m in sys.modules if m.startswith(("torch._dynamo", "torch._inductor"))))
+"""
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.split() == []
+
+
+def test_the_choice_is_marked_as_the_compiler_marks_it():
+    """The mark is set by hand, without the compiler's import."""
+
+    @torch.compiler.assume_constant_result
+    def constant():
+        pass
+
+    assert vars(constant).items() <= vars(dispatch.choose_backend).items()
+    assert vars(constant)

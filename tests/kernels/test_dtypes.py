@@ -3,16 +3,15 @@
 import pytest
 import torch
 
-from fwp_rl.bench.kernels import OPS, flat, make_inputs
-from fwp_rl.kernels import fast_rnn, fast_weight
+from fwp_rl.kernels import OPS, fast_rnn, fast_weight
+from fwp_rl.kernels.samples import flat, make_inputs
 
-SHAPE = (5, 3, 2, 8)
+SIZES = {"T": 5, "B": 3, "H": 2, "K": 8, "V": 8}
 
 
 def _mixed(op, dtype):
     """Inputs of half precision, with gradients, beside a float32 state."""
-    inputs = make_inputs(op, SHAPE)
-    mixed = {name: x.to(dtype) if name in op.inputs else x for name, x in inputs.items()}
+    mixed = make_inputs(op, SIZES, dtype=dtype, state_dtype=torch.float32)
     for x in flat(mixed):
         x.requires_grad_(x.is_floating_point())
     return mixed
@@ -24,7 +23,7 @@ def _widened(inputs):
         name: tuple(x.detach().double().requires_grad_() for x in value)
         if isinstance(value, tuple)
         else value.detach().double().requires_grad_()
-        if value.is_floating_point()
+        if value is not None and value.is_floating_point()
         else value
         for name, value in inputs.items()
     }
@@ -59,18 +58,18 @@ def test_the_state_stays_in_float32(name, dtype, backend):
 def test_a_chain_of_calls_loses_nothing_between_them():
     """In bfloat16 a small write into a large state would be rounded away."""
     op = OPS["fast_weight"]
-    inputs = {name: x.detach() for name, x in _mixed(op, torch.bfloat16).items()}
+    inputs = make_inputs(op, SIZES, dtype=torch.bfloat16, state_dtype=torch.float32)
     inputs["reset"] = torch.zeros_like(inputs["reset"])
     whole = flat(op.run(**inputs))[1]
     state = inputs["state"]
-    for t in range(SHAPE[0]):
-        step = {n: x if n == "state" else x[t : t + 1] for n, x in inputs.items()}
+    for t in range(SIZES["T"]):
+        step = {n: x if n in ("state", "log_decay") else x[t : t + 1] for n, x in inputs.items()}
         _, state = op.run(**step | {"state": state})
     torch.testing.assert_close(state, whole)
 
 
 def test_other_mixtures_are_refused():
-    halves = make_inputs(OPS["fast_rnn"], SHAPE)
+    halves = make_inputs(OPS["fast_rnn"], SIZES)
     for name in ("z", "k", "v", "beta"):
         halves[name] = halves[name].bfloat16()
     R, y_prev = halves["state"]
@@ -80,6 +79,6 @@ def test_other_mixtures_are_refused():
         fast_rnn(**halves | {"state": (R.double(), y_prev)})
     with pytest.raises(TypeError, match=r"k has dtype torch.float32, expected torch.bfloat16 bes"):
         fast_rnn(**halves | {"k": halves["k"].float()})
-    singles = make_inputs(OPS["fast_weight"], SHAPE)
+    singles = make_inputs(OPS["fast_weight"], SIZES)
     with pytest.raises(TypeError, match=r"state has dtype torch.bfloat16, expected torch.float32"):
         fast_weight(**singles | {"state": singles["state"].bfloat16()})

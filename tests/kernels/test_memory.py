@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from fwp_rl.bench.kernels import OPS, flat, make_inputs
+from fwp_rl.kernels import OPS
+from fwp_rl.kernels.samples import flat, make_inputs
 
 B, H, D = 3, 2, 16
 NUMBERS = {
@@ -19,7 +20,7 @@ NUMBERS = {
 @pytest.mark.parametrize("T", [1, 70])
 @pytest.mark.parametrize("name", OPS)
 def test_kept_for_the_backward_pass(name, T):
-    inputs = make_inputs(OPS[name], (T, B, H, D))
+    inputs = make_inputs(OPS[name], {"T": T, "B": B, "H": H, "K": D, "V": D})
     for x in flat(inputs):
         x.requires_grad_(x.is_floating_point())
     saved = []

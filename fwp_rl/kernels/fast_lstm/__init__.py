@@ -13,12 +13,30 @@ memories. Keys arrive with their feature map applied, beta between 0 and 1.
 
 from torch import Tensor
 
-from fwp_rl.kernels.dispatch import run_op
 from fwp_rl.kernels.fast_lstm.reference import fast_lstm_reference
-from fwp_rl.kernels.inputs import check_state
-from fwp_rl.kernels.registration import register
+from fwp_rl.kernels.op import Op
 
-__all__ = ["fast_lstm"]
+__all__ = ["OP", "fast_lstm"]
+
+OP = Op(
+    __name__,
+    inputs={
+        "z": "T B 3 H V",
+        "k": "T B 3 H V",
+        "v": "T B 3 H V",
+        "beta": "T B 3 H",
+        "R": "B 3 H V V",
+        "c": "B H V",
+        "h": "B H V",
+        "reset": "?T B",
+    },
+    outputs={"y": "T B H V", "R": "B 3 H V V", "c": "B H V", "h": "B H V"},
+    saved={"queries": "T B H V", "u": "T B 3 H V", "gates": "T B 3 H V", "cells": "T B H V"},
+    reference=fast_lstm_reference,
+    cuda_limits={"V": 64},
+    draw={"k": lambda x: x.softmax(-1), "beta": Tensor.sigmoid},
+    sweeps=(9, 21),
+)
 
 
 def fast_lstm(
@@ -45,49 +63,4 @@ def fast_lstm(
     Dtypes and autocast as in ``fast_weight``; gradients of gradients: reference only. Raises
     TypeError, ValueError or BackendError, in one line.
     """
-    R, c, h = check_state(state, "R", "c", "h")
-    y, R, c, h = run_op(
-        "fast_lstm",
-        TABLE,
-        {
-            "z": (z, "T B 3 H V"),
-            "k": (k, "T B 3 H V"),
-            "v": (v, "T B 3 H V"),
-            "beta": (beta, "T B 3 H"),
-            "R": (R, "B 3 H V V"),
-            "c": (c, "B H V"),
-            "h": (h, "B H V"),
-            "reset": (reset, "T B"),
-        },
-        optional=("reset",),
-        cuda_limits={"V": 64},
-        backend=backend,
-    )
-    return y, (R, c, h)
-
-
-def _fake(
-    z: Tensor,
-    k: Tensor,
-    v: Tensor,
-    beta: Tensor,
-    R: Tensor,
-    c: Tensor,
-    h: Tensor,
-    reset: Tensor | None,
-) -> tuple[Tensor, ...]:
-    after = (x.new_empty(x.shape) for x in (R, c, h))
-    steps = (len(z), *h.shape)
-    saved = (R.new_empty(shape) for shape in (steps, z.shape, z.shape, steps))
-    return z.new_empty(steps), *after, *saved
-
-
-_fused = register(
-    __name__,
-    inputs="Tensor z, Tensor k, Tensor v, Tensor beta, Tensor R, Tensor c, Tensor h, Tensor? reset",
-    outputs="y, R, c, h",
-    saved="queries, u, gates, cells",
-    fake=_fake,
-)
-
-TABLE = {"reference": fast_lstm_reference, "numba": _fused, "cuda": _fused}
+    return OP.apply(z, k, v, beta, state, reset, backend=backend)

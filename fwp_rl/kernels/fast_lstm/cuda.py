@@ -2,9 +2,8 @@
 
 from collections.abc import Iterator
 
-from torch import Tensor
-
 from fwp_rl.kernels.fast_rnn.cuda import backward_gates, forward_gates, gate_kernels
+from fwp_rl.kernels.inputs import Inputs, Tensors
 from fwp_rl.kernels.nvrtc import Kernel
 
 __all__ = ["backward", "forward", "kernels"]
@@ -15,43 +14,24 @@ def kernels() -> Iterator[Kernel]:
     yield from gate_kernels(3)
 
 
-def forward(
-    z: Tensor,
-    k: Tensor,
-    v: Tensor,
-    beta: Tensor,
-    R: Tensor,
-    c: Tensor,
-    h: Tensor,
-    reset: Tensor | None,
-) -> tuple[Tensor, ...]:
-    """CUDA kernel of ``torch.ops.fwp_rl.fast_lstm``: y, the R, c and h after; of every step the
-    query, u, the gates and c."""
-    y, R, h, c, *saved = forward_gates(z, k, v, beta, R, h, c, reset, True, False)
-    return y, R, c, h, *saved
+def forward(inputs: Inputs, results: Tensors) -> None:
+    """CUDA kernel of ``torch.ops.fwp_rl.fast_lstm``."""
+    *steps_and_R, c, h, reset = inputs
+    y, R_last, c_last, h_last, *saved = results
+    forward_gates((*steps_and_R, h, c), reset, True, False, (y, R_last, h_last, c_last, *saved))
 
 
-def backward(
-    z: Tensor,
-    k: Tensor,
-    v: Tensor,
-    beta: Tensor,
-    R: Tensor,
-    c: Tensor,
-    h: Tensor,
-    reset: Tensor | None,
-    queries: Tensor,
-    u: Tensor,
-    gates: Tensor,
-    cells: Tensor,
-    dy: Tensor,
-    dR: Tensor,
-    dc: Tensor,
-    dh: Tensor,
-) -> tuple[Tensor, ...]:
-    """CUDA kernel of ``torch.ops.fwp_rl.fast_lstm_backward``: the gradients of z, k, v, beta, R, c
-    and h."""
-    *gradients, dh, dc = backward_gates(
-        k, v, beta, R, c, reset, True, False, queries, u, gates, cells, dy, dR, dh, dc
+def backward(inputs: Inputs, saved: Tensors, cotangents: Tensors, gradients: Tensors) -> None:
+    """CUDA kernel of ``torch.ops.fwp_rl.fast_lstm_backward``."""
+    _, k, v, beta, R, c, _, reset = inputs
+    dy, dR_last, dc_last, dh_last = cotangents
+    *of_steps_and_R, dc, dh = gradients
+    backward_gates(
+        (k, v, beta, R, c),
+        reset,
+        True,
+        False,
+        saved,
+        (dy, dR_last, dh_last, dc_last),
+        (*of_steps_and_R, dh, dc),
     )
-    return *gradients, dc, dh

@@ -1,49 +1,35 @@
 """The fast-LSTM op on CPU: its equations, adjoints and kernels are in ``fast_rnn.numba_gates``."""
 
-from torch import Tensor
-
+from fwp_rl.kernels.fast_lstm import OP
 from fwp_rl.kernels.fast_rnn.numba_gates import backward_gates, forward_gates
+from fwp_rl.kernels.inputs import Inputs, Tensors
 
 __all__ = ["backward", "forward"]
 
 
-def forward(
-    z: Tensor,
-    k: Tensor,
-    v: Tensor,
-    beta: Tensor,
-    R: Tensor,
-    c: Tensor,
-    h: Tensor,
-    reset: Tensor | None,
-) -> tuple[Tensor, ...]:
-    """CPU kernel of ``torch.ops.fwp_rl.fast_lstm``: y, the R, c and h after; of every step the
-    query, u, the gates and c."""
-    y, R, h, c, *saved = forward_gates(z, k, v, beta, R, h, c, reset, True, False)
-    return y, R, c, h, *saved
-
-
-def backward(
-    z: Tensor,
-    k: Tensor,
-    v: Tensor,
-    beta: Tensor,
-    R: Tensor,
-    c: Tensor,
-    h: Tensor,
-    reset: Tensor | None,
-    queries: Tensor,
-    u: Tensor,
-    gates: Tensor,
-    cells: Tensor,
-    dy: Tensor,
-    dR: Tensor,
-    dc: Tensor,
-    dh: Tensor,
-) -> tuple[Tensor, ...]:
-    """CPU kernel of ``torch.ops.fwp_rl.fast_lstm_backward``: the gradients of z, k, v, beta, R, c
-    and h."""
-    *gradients, dh, dc = backward_gates(
-        k, beta, R, c, reset, True, False, queries, u, gates, cells, dy, dR, dh, dc
+def forward(inputs: Inputs, results: Tensors) -> None:
+    """CPU kernel of ``torch.ops.fwp_rl.fast_lstm``."""
+    *steps_and_R, c, h, reset = inputs
+    y, R, c_last, h_last, *saved = results
+    forward_gates(
+        (*OP.sizes(inputs), 3),
+        (*steps_and_R, h, c, reset),
+        (y, R, h_last, c_last, *saved),
+        True,
+        False,
     )
-    return *gradients, dc, dh
+
+
+def backward(inputs: Inputs, saved: Tensors, cotangents: Tensors, gradients: Tensors) -> None:
+    """CPU kernel of ``torch.ops.fwp_rl.fast_lstm_backward``."""
+    _, k, _, beta, R, c, _, reset = inputs
+    dy, dR, dc_last, dh_last = cotangents
+    *of_steps_and_R, dc, dh = gradients
+    backward_gates(
+        (*OP.sizes(inputs), 3),
+        (k, beta, R, c, reset),
+        (*saved, dy, dR, dh_last, dc_last),
+        (*of_steps_and_R, dh, dc),
+        True,
+        False,
+    )

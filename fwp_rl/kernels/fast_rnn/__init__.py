@@ -12,15 +12,31 @@ arrive with their feature map applied, beta between 0 and 1.
 
 from torch import Tensor
 
-from fwp_rl.kernels.dispatch import run_op
 from fwp_rl.kernels.fast_rnn.reference import fast_rnn_reference
-from fwp_rl.kernels.inputs import check_state
-from fwp_rl.kernels.registration import register
-from fwp_rl.registry import suggestion
+from fwp_rl.kernels.op import Op
 
-__all__ = ["fast_rnn"]
+__all__ = ["OP", "fast_rnn"]
 
-MAPS = ("softmax", "identity")
+OP = Op(
+    __name__,
+    inputs={
+        "z": "T B H V",
+        "k": "T B H V",
+        "v": "T B H V",
+        "beta": "T B H",
+        "R": "B H V V",
+        "y_prev": "B H V",
+        "reset": "?T B",
+    },
+    options={"query": ("softmax", "identity"), "output": ("softmax", "identity")},
+    outputs={"y": "T B H V", "R": "B H V V", "y_prev": "B H V"},
+    saved={"queries": "T B H V", "u": "T B H V", "softmax": "T B H V"},
+    only={"softmax": ("output", "softmax")},
+    reference=fast_rnn_reference,
+    cuda_limits={"V": 64},
+    draw={"k": lambda x: x.softmax(-1), "beta": Tensor.sigmoid},
+    sweeps=(3, 7),
+)
 
 
 def fast_rnn(
@@ -51,58 +67,4 @@ def fast_rnn(
     Dtypes and autocast as in ``fast_weight``; gradients of gradients: reference only. Raises
     TypeError, ValueError or BackendError, in one line.
     """
-    for name, value in (("query", query), ("output", output)):
-        if value not in MAPS:
-            hint = suggestion(str(value), MAPS)
-            raise ValueError(
-                f"unknown {name} {value!r}. {hint + ' ' if hint else ''}Known: softmax, identity"
-            )
-    R, y_prev = check_state(state, "R", "y_prev")
-    y, R, y_prev = run_op(
-        "fast_rnn",
-        TABLE,
-        {
-            "z": (z, "T B H V"),
-            "k": (k, "T B H V"),
-            "v": (v, "T B H V"),
-            "beta": (beta, "T B H"),
-            "R": (R, "B H V V"),
-            "y_prev": (y_prev, "B H V"),
-            "reset": (reset, "T B"),
-        },
-        query,
-        output,
-        optional=("reset",),
-        cuda_limits={"V": 64},
-        backend=backend,
-    )
-    return y, (R, y_prev)
-
-
-def _fake(
-    z: Tensor,
-    k: Tensor,
-    v: Tensor,
-    beta: Tensor,
-    R: Tensor,
-    y_prev: Tensor,
-    reset: Tensor | None,
-    query: str,
-    output: str,
-) -> tuple[Tensor, ...]:
-    queries, u = R.new_empty(z.shape), R.new_empty(z.shape)
-    softmax = R.new_empty(z.shape if output == "softmax" else 0)
-    after = R.new_empty(R.shape), y_prev.new_empty(y_prev.shape)
-    return z.new_empty(z.shape), *after, queries, u, softmax
-
-
-_fused = register(
-    __name__,
-    inputs="Tensor z, Tensor k, Tensor v, Tensor beta, Tensor R, Tensor y_prev, Tensor? reset, "
-    "str query, str output",
-    outputs="y, R, y_prev",
-    saved="queries, u, softmax",
-    fake=_fake,
-)
-
-TABLE = {"reference": fast_rnn_reference, "numba": _fused, "cuda": _fused}
+    return OP.apply(z, k, v, beta, state, reset, query, output, backend=backend)

@@ -12,7 +12,9 @@ from collections.abc import Iterator
 from torch import Tensor
 
 from fwp_rl.kernels import cuda_driver
+from fwp_rl.kernels.cuda_driver import contiguous, copy_rooms, rooms
 from fwp_rl.kernels.fast_weight import cuda as fast_weight_cuda
+from fwp_rl.kernels.inputs import Inputs, Tensors
 from fwp_rl.kernels.nvrtc import Kernel
 
 __all__ = ["backward", "backward_gates", "forward", "forward_gates", "gate_kernels", "kernels"]
@@ -66,142 +68,109 @@ def _threads(gates: int, V: int) -> int:
     return gates * max(32, _padded(V))
 
 
-def forward(
-    z: Tensor,
-    k: Tensor,
-    v: Tensor,
-    beta: Tensor,
-    R: Tensor,
-    y_prev: Tensor,
-    reset: Tensor | None,
-    query: str,
-    output: str,
-) -> tuple[Tensor, ...]:
-    """CUDA kernel of ``torch.ops.fwp_rl.fast_rnn``: y, the R and the y after; of every step the
-    query, u and, if it is a softmax, y."""
-    softmax = output == "softmax"
-    y, R, y_prev, _, queries, u, kept, _ = forward_gates(
-        z, k, v, beta, R, y_prev, None, reset, query == "softmax", softmax
+def forward(inputs: Inputs, results: Tensors) -> None:
+    """CUDA kernel of ``torch.ops.fwp_rl.fast_rnn``."""
+    *steps_and_state, reset, query, output = inputs
+    y, R_last, y_last, queries, u, softmax = results
+    forward_gates(
+        (*steps_and_state, None),
+        reset,
+        query == "softmax",
+        output == "softmax",
+        (y, R_last, y_last, None, queries, u, softmax, None),
     )
-    return y, R, y_prev, queries, u, kept
 
 
-def backward(
-    z: Tensor,
-    k: Tensor,
-    v: Tensor,
-    beta: Tensor,
-    R: Tensor,
-    y_prev: Tensor,
-    reset: Tensor | None,
-    query: str,
-    output: str,
-    queries: Tensor,
-    u: Tensor,
-    softmax: Tensor,
-    dy: Tensor,
-    dR: Tensor,
-    dy_last: Tensor,
-) -> tuple[Tensor, ...]:
-    """CUDA kernel of ``torch.ops.fwp_rl.fast_rnn_backward``: the gradients of z, k, v, beta, R and
-    y_prev."""
-    kept = softmax if output == "softmax" else None
-    return backward_gates(
-        k, v, beta, R, None, reset, query == "softmax", output == "softmax",
-        queries, u, kept, None, dy, dR, dy_last, None,
-    )[:-1]  # fmt: skip
+def backward(inputs: Inputs, saved: Tensors, cotangents: Tensors, gradients: Tensors) -> None:
+    """CUDA kernel of ``torch.ops.fwp_rl.fast_rnn_backward``."""
+    _, k, v, beta, R, _, reset, query, output = inputs
+    backward_gates(
+        (k, v, beta, R, None),
+        reset,
+        query == "softmax",
+        output == "softmax",
+        (*saved, None),
+        (*cotangents, None),
+        (*gradients, None),
+    )
 
 
 def forward_gates(
-    z: Tensor,
-    k: Tensor,
-    v: Tensor,
-    beta: Tensor,
-    R: Tensor,
-    h: Tensor,
-    c: Tensor | None,
+    inputs: Tensors,
     reset: Tensor | None,
     softmax_query: bool,
     softmax_output: bool,
-) -> tuple[Tensor, ...]:
-    """y, the R, h and c after; of every step the query, u, the gates and c.
+    results: Tensors,
+) -> None:
+    """Fill the results of either op.
 
-    The shapes are those of either op. The fast RNN has no c: it is None, and the c after and of
-    every step are empty; its "gates" are y where that is a softmax, else empty.
+    inputs   z, k, v, beta, R, h, c
+    results  y, the R, h and c after; of every step the query, u, the gates and c
+
+    The fast RNN has no c: it is None, and so are the c after and that of every step; its "gates"
+    are y where that is a softmax, else empty.
     """
-    T, (B, H, V) = len(z), h.shape
-    steps, lstm = (T, B, H, V), c is not None
-    shapes = {
-        "R": R.shape,
-        "h": h.shape,
-        "c": h.shape if lstm else None,
-        "queries": steps,
-        "u": z.shape,
-        "gates": z.shape if lstm or softmax_output else None,
-        "cells": steps if lstm else None,
-    }
-    results = [None if shape is None else R.new_empty(shape) for shape in shapes.values()]
-    y = z.new_empty(steps)
+    z, y = inputs[0], results[0]
+    T, B, H, V = y.shape
     cuda_driver.launch(
-        _forward_kernel(3 if lstm else 1, V),
+        _forward_kernel(z[0, 0].numel() // (H * V), V),
         z,
         B * H,
         [
-            *_contiguous(z, k, v, beta, R, h, c, reset),
+            *contiguous(*inputs, reset),
             *(softmax_query, softmax_output, T, B, H, V),
-            *(y, *results),
+            *contiguous(*results),
         ],
     )
-    return y, *(R.new_empty(0) if x is None else x for x in results)
 
 
 def backward_gates(
-    k: Tensor,
-    v: Tensor,
-    beta: Tensor,
-    R: Tensor,
-    c: Tensor | None,
+    inputs: Tensors,
     reset: Tensor | None,
     softmax_query: bool,
     softmax_output: bool,
-    queries: Tensor,
-    u: Tensor,
-    gates: Tensor | None,
-    cells: Tensor | None,
-    dy: Tensor,
-    dR: Tensor,
-    dh: Tensor,
-    dc: Tensor | None,
-) -> tuple[Tensor, ...]:
-    """The gradients of z, k, v, beta, R, h and c; arguments, and what is missing, as in
-    ``forward_gates``."""
+    saved: Tensors,
+    cotangents: Tensors,
+    gradients: Tensors,
+) -> None:
+    """Fill the gradients of either op.
+
+    inputs      k, v, beta, R, c
+    saved       of every step the query, u, the gates and c
+    cotangents  of y and of the R, h and c after
+    gradients   of z, k, v, beta, R, h and c
+
+    What the fast RNN has not is None, or empty, as in ``forward_gates``.
+    """
+    k, v, beta, R, c = inputs
+    queries, u, *_ = saved
+    dy, dR, dh, dc = cotangents
+    *of_steps, dR_0, dh_0, dc_0 = gradients
     T, B, H, V = dy.shape
-    dtype, shape, gate_count = k.dtype, k.shape, k[0, 0].numel() // (H * V)
+    G = k[0, 0].numel() // (H * V)
     k, v, beta, dy = (x.to(R.dtype) for x in (k, v, beta, dy))
-    dz, dh_0 = R.new_empty(shape), R.new_empty(dh.shape)
-    dc_0 = R.new_empty(0 if dc is None else dc.shape)
-    chunks = (T - 1) // BACKWARD_CHUNK + 1
-    starts = R.new_empty((chunks, B, H, gate_count, _padded(V), _padded(V)))
+    dz, *_ = made = rooms(R.dtype, of_steps)
+    starts = R.new_empty(((T - 1) // BACKWARD_CHUNK + 1, B, H, G, _padded(V), _padded(V)))
     cuda_driver.launch(
-        _backward_kernel(gate_count, V),
+        _backward_kernel(G, V),
         k,
         B * H,
         [
-            *_contiguous(k, beta, R, c, reset),
+            *contiguous(k, beta, R, c, reset),
             *(softmax_query, softmax_output, T, B, H, V),
-            *_contiguous(queries, u, gates, cells, dy, dh, dc),
-            *(dz, dh_0, None if dc is None else dc_0, starts),
+            *contiguous(*saved, dy, dh, dc),
+            *(dz, dh_0, dc_0, starts),
         ],
     )
-    reads = queries.unsqueeze(2).expand(T, B, gate_count, H, V)
-    q, k, v, u, da = (x.reshape(T, B, gate_count * H, V) for x in (reads, k, v, u, dz))
-    R_0, dR = (x.reshape(B, gate_count * H, V, V) for x in (R, dR))
-    _, dk, dv, dbeta, dR, _ = fast_weight_cuda.backward(
-        q, k, v, beta.reshape(T, B, gate_count * H), R_0, None, reset, "delta", u, da, dR
+    # every matrix is a memory of its own, a head: [T, B, G H, V], [B, G H, V, V]
+    reads = queries.unsqueeze(2).expand(T, B, G, H, V)
+    q, k, v, u, da, dk, dv = (x.reshape(T, B, G * H, V) for x in (reads, k, v, u, *made[:3]))
+    beta, dbeta = (x.reshape(T, B, G * H) for x in (beta, made[3]))
+    R, dR, dR_0 = (x.reshape(B, G * H, V, V) for x in (R, dR, dR_0))
+    fast_weight_cuda.backward(
+        (q, k, v, beta, R, None, reset, "delta"),
+        (u,),
+        (da, dR),
+        (R.new_empty(q.shape), dk, dv, dbeta, dR_0, R.new_empty(0)),
     )
-    gradients = (dz, dk.view(shape), dv.view(shape), dbeta.view(beta.shape))
-    return *(x.to(dtype) for x in gradients), dR.view(R.shape), dh_0, dc_0
-
-
-def _contiguous(*tensors: Tensor | None) -> list[Tensor | None]:
-    return [None if x is None else x.contiguous() for x in tensors]
+    copy_rooms(made, of_steps)

@@ -29,15 +29,17 @@ vectorises them. Arrays that an op goes without come as empty ones. All kernels 
 file, for numba's cache sees no change of a function that is called from another.
 """
 
-from collections.abc import Iterable
-from typing import Any
-
 import numba
 import numpy as np
-from numpy.typing import NDArray
-from torch import Tensor
 
-from fwp_rl.kernels.numba_runtime import compiled, compiled_parallel, exp, launch
+from fwp_rl.kernels.inputs import Tensors
+from fwp_rl.kernels.numba_runtime import (
+    compiled,
+    compiled_parallel,
+    exp,
+    launch,
+    views,
+)
 
 __all__ = ["backward_gates", "forward_gates"]
 
@@ -45,6 +47,35 @@ __all__ = ["backward_gates", "forward_gates"]
 # mypy: disallow-untyped-defs=False, disallow-untyped-calls=False
 
 CHUNK = 32
+
+# either op's arrays, with the gates (G of them) in the place of heads
+AXES = "TBHVG"
+STEPS, RATES, MATRICES, VECTORS = "T B*G*H V", "T B*G*H", "B*G*H V V", "B*H V"
+BY_HEAD = "T B*H V"
+
+_inputs = views(
+    AXES,
+    {"z": STEPS, "k": STEPS, "v": STEPS, "beta": RATES},
+    {"R": MATRICES, "h": VECTORS, "c": f"?{VECTORS}", "reset": "?T B"},
+)
+_results = views(
+    AXES,
+    {"y": BY_HEAD, "R": MATRICES, "h": VECTORS, "c": f"?{VECTORS}"},
+    {"queries": BY_HEAD, "u": STEPS, "gates": f"?{STEPS}", "cells": f"?{BY_HEAD}"},
+)
+_reads = views(
+    AXES, {"k": STEPS, "beta": RATES, "R": MATRICES, "c": f"?{VECTORS}", "reset": "?T B"}
+)
+_saved = views(
+    AXES,
+    {"queries": BY_HEAD, "u": STEPS, "gates": f"?{STEPS}", "cells": f"?{BY_HEAD}"},
+    {"dy": BY_HEAD, "dR": MATRICES, "dh": VECTORS, "dc": f"?{VECTORS}"},
+)
+_gradients = views(
+    AXES,
+    {"z": STEPS, "k": STEPS, "v": STEPS, "beta": RATES},
+    {"R": MATRICES, "h": VECTORS, "c": f"?{VECTORS}"},
+)
 
 
 @compiled
@@ -317,114 +348,78 @@ def _backward_head(m, inputs, saved, gradients):
 
 
 @compiled
-def _forward_serial(inputs, outputs):
-    for m in range(outputs[0].shape[1]):
-        _forward_head(m, inputs, outputs)
+def _forward_serial(zero, sizes, inputs, results, softmax_query, softmax_output):
+    _, B, H, _, _ = sizes
+    given = (*_inputs(zero, sizes, inputs), H, softmax_query, softmax_output)
+    made = _results(zero, sizes, results)
+    for m in range(B * H):
+        _forward_head(m, given, made)
 
 
 @compiled_parallel
-def _forward_parallel(inputs, outputs):
-    for m in numba.prange(outputs[0].shape[1]):
-        _forward_head(m, inputs, outputs)
+def _forward_parallel(zero, sizes, inputs, results, softmax_query, softmax_output):
+    _, B, H, _, _ = sizes
+    given = (*_inputs(zero, sizes, inputs), H, softmax_query, softmax_output)
+    made = _results(zero, sizes, results)
+    for m in numba.prange(B * H):
+        _forward_head(m, given, made)
 
 
 @compiled
-def _backward_serial(inputs, saved, gradients):
-    for m in range(saved[0].shape[1]):
-        _backward_head(m, inputs, saved, gradients)
+def _backward_serial(zero, sizes, inputs, saved, gradients, softmax_query, softmax_output):
+    _, B, H, _, _ = sizes
+    given = (*_reads(zero, sizes, inputs), H, softmax_query, softmax_output)
+    kept, wanted = _saved(zero, sizes, saved), _gradients(zero, sizes, gradients)
+    for m in range(B * H):
+        _backward_head(m, given, kept, wanted)
 
 
 @compiled_parallel
-def _backward_parallel(inputs, saved, gradients):
-    for m in numba.prange(saved[0].shape[1]):
-        _backward_head(m, inputs, saved, gradients)
+def _backward_parallel(zero, sizes, inputs, saved, gradients, softmax_query, softmax_output):
+    _, B, H, _, _ = sizes
+    given = (*_reads(zero, sizes, inputs), H, softmax_query, softmax_output)
+    kept, wanted = _saved(zero, sizes, saved), _gradients(zero, sizes, gradients)
+    for m in numba.prange(B * H):
+        _backward_head(m, given, kept, wanted)
 
 
 def forward_gates(
-    z: Tensor,
-    k: Tensor,
-    v: Tensor,
-    beta: Tensor,
-    R: Tensor,
-    h: Tensor,
-    c: Tensor,
-    reset: Tensor | None,
+    sizes: tuple[int, ...],
+    inputs: Tensors,
+    results: Tensors,
     softmax_query: bool,
     softmax_output: bool,
-) -> tuple[Tensor, ...]:
-    """y, the R, h and c after; of every step the query, u, the gates and c.
+) -> None:
+    """Fill the results of either op.
 
-    The shapes are those of either op. The fast RNN has no c: it is empty, and so are the c after
-    and that of every step; its "gates" are y where that is a softmax, else empty.
+    sizes    T, B, H, V and the number of gates
+    inputs   z, k, v, beta, R, h, c, reset
+    results  y, the R, h and c after; of every step the query, u, the gates and c
+
+    The fast RNN has no c: it is None, and so are the c after and that of every step; its "gates"
+    are y where that is a softmax, else empty.
     """
-    T, H, V = len(z), h.shape[1], h.shape[2]
-    y, lstm = (T, *h.shape), c.numel() > 0
-    gates = z.shape if lstm or softmax_output else 0
-    shapes = (y, R.shape, h.shape, c.shape, y, z.shape, gates, y if lstm else 0)
-    results = tuple(z.new_empty(shape) for shape in shapes)
-    steps, matrices, vectors = (T, -1, V), (-1, V, V), (-1, V)
-    launch(
-        _forward_serial,
-        _forward_parallel,
-        T,
-        (
-            *_arrays(
-                (z, k, v, beta, R, h, c), (steps, steps, steps, (T, -1), matrices, vectors, vectors)
-            ),
-            _flags(reset),
-            H,
-            softmax_query,
-            softmax_output,
-        ),
-        _arrays(results, (steps, matrices, vectors, vectors, steps, steps, steps, steps)),
-    )
-    return results
+    flags = (softmax_query, softmax_output)
+    launch(_forward_serial, _forward_parallel, sizes, [inputs], [results], *flags)
 
 
 def backward_gates(
-    k: Tensor,
-    beta: Tensor,
-    R: Tensor,
-    c: Tensor,
-    reset: Tensor | None,
+    sizes: tuple[int, ...],
+    inputs: Tensors,
+    saved: Tensors,
+    gradients: Tensors,
     softmax_query: bool,
     softmax_output: bool,
-    *saved: Tensor,
-) -> tuple[Tensor, ...]:
-    """The gradients of z, k, v, beta, R, h and c.
+) -> None:
+    """Fill the gradients of either op.
 
-    saved  of every step the query, u, the gates, c and dy; the gradients of the R, h and c after;
-           shapes, and what is empty, as in ``forward_gates``
+    sizes      as in ``forward_gates``
+    inputs     k, beta, R, c, reset
+    saved      of every step the query, u, the gates, c and dy; the gradients of the R, h and c
+               after
+    gradients  of z, k, v, beta, R, h and c
+
+    What the fast RNN has not is None, or empty, as in ``forward_gates``.
     """
-    T, (_, H, V) = len(k), saved[-2].shape
-    gradients = tuple(x.new_empty(x.shape) for x in (k, k, k, beta, R, saved[-2], c))
-    steps, matrices, vectors = (T, -1, V), (-1, V, V), (-1, V)
-    launch(
-        _backward_serial,
-        _backward_parallel,
-        T,
-        (
-            *_arrays((k, beta, R, c), (steps, (T, -1), matrices, vectors)),
-            _flags(reset),
-            H,
-            softmax_query,
-            softmax_output,
-        ),
-        _arrays(saved, (*[steps] * 5, matrices, vectors, vectors)),
-        _arrays(gradients, (steps, steps, steps, (T, -1), matrices, vectors, vectors)),
-    )
-    return gradients
-
-
-def _arrays(
-    tensors: Iterable[Tensor], shapes: Iterable[tuple[int, ...]]
-) -> tuple[NDArray[Any], ...]:
-    """Tensors as arrays of other shapes; what is empty stays so."""
-    return tuple(
-        x.detach().contiguous().view(shape if x.numel() else (0,) * len(shape)).numpy()
-        for x, shape in zip(tensors, shapes, strict=True)
-    )
-
-
-def _flags(reset: Tensor | None) -> NDArray[Any]:
-    return np.empty((0, 0), np.bool_) if reset is None else reset.contiguous().numpy()
+    flags = (softmax_query, softmax_output)
+    launch(_backward_serial, _backward_parallel, sizes, [inputs, saved], [gradients], *flags)

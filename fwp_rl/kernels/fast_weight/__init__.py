@@ -11,16 +11,40 @@ with their feature map and normalisation applied, beta between 0 and 1: the op i
 """
 
 from torch import Tensor
+from torch.nn.functional import normalize
 
-from fwp_rl.kernels.dispatch import run_op
 from fwp_rl.kernels.fast_weight.chunkwise import fast_weight_chunkwise
 from fwp_rl.kernels.fast_weight.reference import fast_weight_reference
-from fwp_rl.kernels.registration import register
-from fwp_rl.registry import suggestion
+from fwp_rl.kernels.op import Op
 
-__all__ = ["fast_weight"]
+__all__ = ["OP", "fast_weight"]
 
-RULES = ("delta", "sum")
+OP = Op(
+    __name__,
+    inputs={
+        "q": "T B H K",
+        "k": "T B H K",
+        "v": "T B H V",
+        "beta": "?T B H",
+        "state": "B H V K",
+        "log_decay": "?T B H",
+        "reset": "?T B",
+    },
+    options={"rule": ("delta", "sum")},
+    outputs={"y": "T B H V", "state": "B H V K"},
+    saved={"u": "T B H V"},
+    only={"beta": ("rule", "delta"), "u": ("rule", "delta")},
+    reference=fast_weight_reference,
+    chunkwise=fast_weight_chunkwise,
+    cuda_limits={"K": 128, "V": 128},
+    draw={
+        "q": lambda x: normalize(x, dim=-1),
+        "k": lambda x: normalize(x, dim=-1),
+        "beta": Tensor.sigmoid,
+        "log_decay": lambda x: -x.square(),
+    },
+    sweeps=(3, 7),
+)
 
 
 def fast_weight(
@@ -54,57 +78,4 @@ def fast_weight(
     cast to float32 and the results are float32. Gradients of gradients: reference and chunkwise
     only. Raises TypeError, ValueError or BackendError, in one line.
     """
-    if rule not in RULES:
-        hint = suggestion(str(rule), RULES)
-        raise ValueError(f"unknown rule {rule!r}. {hint + ' ' if hint else ''}Known: delta, sum")
-    if beta is None and rule == "delta":
-        raise ValueError('beta is None, expected a tensor [T, B, H]; only rule="sum" goes without')
-    y, new_state = run_op(
-        "fast_weight",
-        TABLE,
-        {
-            "q": (q, "T B H K"),
-            "k": (k, "T B H K"),
-            "v": (v, "T B H V"),
-            "beta": (beta, "T B H"),
-            "state": (state, "B H V K"),
-            "log_decay": (log_decay, "T B H"),
-            "reset": (reset, "T B"),
-        },
-        rule,
-        optional=("beta", "log_decay", "reset"),
-        cuda_limits={"K": 128, "V": 128},
-        backend=backend,
-    )
-    return y, new_state
-
-
-def _fake(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    beta: Tensor | None,
-    state: Tensor,
-    log_decay: Tensor | None,
-    reset: Tensor | None,
-    rule: str,
-) -> tuple[Tensor, Tensor, Tensor]:
-    u = v.shape if rule == "delta" else (0,)
-    return v.new_empty(v.shape), state.new_empty(state.shape), state.new_empty(u)
-
-
-_fused = register(
-    __name__,
-    inputs="Tensor q, Tensor k, Tensor v, Tensor? beta, Tensor state, Tensor? log_decay, "
-    "Tensor? reset, str rule",
-    outputs="y, state",
-    saved="u",
-    fake=_fake,
-)
-
-TABLE = {
-    "reference": fast_weight_reference,
-    "chunkwise": fast_weight_chunkwise,
-    "numba": _fused,
-    "cuda": _fused,
-}
+    return OP.apply(q, k, v, beta, state, log_decay, reset, rule, backend=backend)

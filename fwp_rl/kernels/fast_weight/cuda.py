@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from functools import cache
 from itertools import product
 
-import torch
-from torch import Tensor
-
 from fwp_rl.kernels import cuda_driver
+from fwp_rl.kernels.cuda_driver import contiguous, copy_rooms, rooms
+from fwp_rl.kernels.fast_weight import OP
+from fwp_rl.kernels.inputs import Inputs, Tensors
 from fwp_rl.kernels.nvrtc import Kernel
 
 __all__ = ["backward", "forward", "kernels"]
@@ -61,80 +61,36 @@ def _threads(K: int, V: int) -> int:
     return max(32, _padded(K) * _padded(V) // 32)
 
 
-def forward(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    beta: Tensor | None,
-    state: Tensor,
-    log_decay: Tensor | None,
-    reset: Tensor | None,
-    rule: str,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """CUDA kernel of ``torch.ops.fwp_rl.fast_weight``: y, the state after, u (empty for sum)."""
-    y, last = _empty_like(v), _empty_like(state)
-    u = state.new_empty(v.shape if rule == "delta" else (0,))
-    T, B, H, K = q.shape
-    V = v.shape[3]
+def forward(inputs: Inputs, results: Tensors) -> None:
+    """CUDA kernel of ``torch.ops.fwp_rl.fast_weight``."""
+    *tensors, rule = inputs
+    T, B, H, K, V = OP.sizes(inputs)
     cuda_driver.launch(
         _forward_kernel(K, V),
-        q,
+        inputs[0],
         B * H,
-        [
-            *_contiguous(q, k, v, beta, state, log_decay, reset),
-            *(rule == "delta", T, B, H, K, V),
-            *(y, last, u if rule == "delta" else None),
-        ],
+        [*contiguous(*tensors), rule == "delta", T, B, H, K, V, *contiguous(*results)],
     )
-    return y, last, u
 
 
-def backward(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    beta: Tensor | None,
-    state: Tensor,
-    log_decay: Tensor | None,
-    reset: Tensor | None,
-    rule: str,
-    u: Tensor,
-    dy: Tensor,
-    dlast: Tensor,
-) -> tuple[Tensor, ...]:
-    """CUDA kernel of ``torch.ops.fwp_rl.fast_weight_backward``: the gradients of q, k, v, beta,
-    state and log_decay (empty where an input was not given)."""
-    delta = rule == "delta"
-    T, B, H, K = q.shape
-    V = v.shape[3]
-    dq, dk, dv, dinitial = map(_empty_like, (q, k, v, state))
-    dbeta = q.new_empty((T, B, H))
-    dlog_decay = None if log_decay is None else state.new_empty((T, B, H))
-    p = state.new_empty(v.shape)
-    dk_part = dk if dk.dtype == state.dtype else state.new_empty(k.shape)
+def backward(inputs: Inputs, saved: Tensors, cotangents: Tensors, gradients: Tensors) -> None:
+    """CUDA kernel of ``torch.ops.fwp_rl.fast_weight_backward``."""
+    *tensors, rule = inputs
+    q, _, v, beta, state, *_ = tensors
+    dq, dk, dv, dbeta, dinitial, dlog_decay = gradients
+    T, B, H, K, V = OP.sizes(inputs)
+    if beta is None:
+        dbeta = q.new_empty((T, B, H))
+    dk_part, dlog = rooms(state.dtype, (dk, dlog_decay))
     cuda_driver.launch(
         _backward_kernel(K, V),
         q,
         B * H,
         [
-            *_contiguous(q, k, v, beta, state, log_decay, reset),
-            *(delta, T, B, H, K, V),
-            *_contiguous(u if delta else None, dy, dlast),
-            *(dq, dk, dv, dbeta, dinitial, dlog_decay, p, dk_part),
+            *(*contiguous(*tensors), rule == "delta", T, B, H, K, V),
+            *contiguous(*saved, *cotangents),
+            *(dq, dk, dv, dbeta, dinitial, *contiguous(dlog)),
+            *(state.new_empty(v.shape), dk_part),
         ],
     )
-    nothing = q.new_empty((0,))
-    return (
-        *(dq, dk, dv),
-        nothing if beta is None else dbeta,
-        dinitial,
-        nothing.clone() if dlog_decay is None else dlog_decay.to(q.dtype),
-    )
-
-
-def _contiguous(*tensors: Tensor | None) -> list[Tensor | None]:
-    return [None if x is None else x.contiguous() for x in tensors]
-
-
-def _empty_like(x: Tensor) -> Tensor:
-    return torch.empty_like(x, memory_format=torch.contiguous_format)
+    copy_rooms([dlog], [dlog_decay])

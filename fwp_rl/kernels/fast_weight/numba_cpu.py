@@ -16,81 +16,30 @@ backward only u is kept; W is replayed, never un-done, for a reset or a decay ca
 
 Both reads of a step share one sweep over the old state: W q = W' q + b (k.q) u. Sizes are
 run-time values on purpose: as constants, LLVM unrolls the inner loops before it vectorises them.
-Tensors come as the addresses of their memory, 0 for what is not given; such arrays are empty.
+Arrays that were not given are empty.
 """
 
 import numba
 import numpy as np
-import torch
-from torch import Tensor
 
+from fwp_rl.kernels.fast_weight import OP
+from fwp_rl.kernels.inputs import Inputs, Tensors
 from fwp_rl.kernels.numba_runtime import (
-    addresses,
-    array_at,
     compiled,
     compiled_parallel,
-    contiguous,
     launch,
+    views,
 )
 
 __all__ = ["backward", "forward"]
 
-ZERO = {torch.float32: np.float32(0), torch.float64: np.float64(0)}
-"""Tells a kernel the type of all its numbers."""
-
 # The kernels are numba's dialect.
 # mypy: disallow-untyped-defs=False, disallow-untyped-calls=False
 
-
-@compiled
-def _inputs(zero, sizes, where):
-    T, B, H, K, V = sizes
-    q, k, v, beta, initial, log_decay, reset = where
-    return (
-        array_at(q, (T, B, H, K), zero),
-        array_at(k, (T, B, H, K), zero),
-        array_at(v, (T, B, H, V), zero),
-        array_at(beta, (T if beta else 0, B, H), zero),
-        array_at(initial, (B, H, V, K), zero),
-        array_at(log_decay, (T if log_decay else 0, B, H), zero),
-        array_at(reset, (T if reset else 0, B), False),
-    )
-
-
-@compiled
-def _outputs(zero, sizes, where):
-    T, B, H, K, V = sizes
-    y, final, u = where
-    return (
-        array_at(y, (T, B, H, V), zero),
-        array_at(final, (B, H, V, K), zero),
-        array_at(u, (T, B, H, V), zero),
-    )
-
-
-@compiled
-def _saved(zero, sizes, where):
-    T, B, H, K, V = sizes
-    u, dy, dfinal = where
-    return (
-        array_at(u, (T, B, H, V), zero),
-        array_at(dy, (T, B, H, V), zero),
-        array_at(dfinal, (B, H, V, K), zero),
-    )
-
-
-@compiled
-def _gradients(zero, sizes, where):
-    T, B, H, K, V = sizes
-    dq, dk, dv, dbeta, dinitial, dlog_decay = where
-    return (
-        array_at(dq, (T, B, H, K), zero),
-        array_at(dk, (T, B, H, K), zero),
-        array_at(dv, (T, B, H, V), zero),
-        array_at(dbeta, (T, B, H), zero),
-        array_at(dinitial, (B, H, V, K), zero),
-        array_at(dlog_decay, (T, B, H), zero),
-    )
+_inputs = views(OP.axes, OP.inputs)
+_results = views(OP.axes, OP.outputs, OP.saved)
+_saved = views(OP.axes, OP.saved, OP.outputs)
+_gradients = views(OP.axes, OP.gradients_of)
 
 
 @compiled
@@ -221,19 +170,19 @@ def _backward_head(b, h, inputs, saved, gradients, delta):
 
 
 @compiled
-def _forward_serial(zero, sizes, inputs, outputs, delta):
-    given, results = _inputs(zero, sizes, inputs), _outputs(zero, sizes, outputs)
+def _forward_serial(zero, sizes, inputs, results, delta):
+    given, made = _inputs(zero, sizes, inputs), _results(zero, sizes, results)
     _, B, H, _, _ = sizes
     for n in range(B * H):
-        _forward_head(n // H, n % H, given, results, delta)
+        _forward_head(n // H, n % H, given, made, delta)
 
 
 @compiled_parallel
-def _forward_parallel(zero, sizes, inputs, outputs, delta):
-    given, results = _inputs(zero, sizes, inputs), _outputs(zero, sizes, outputs)
+def _forward_parallel(zero, sizes, inputs, results, delta):
+    given, made = _inputs(zero, sizes, inputs), _results(zero, sizes, results)
     _, B, H, _, _ = sizes
     for n in numba.prange(B * H):
-        _forward_head(n // H, n % H, given, results, delta)
+        _forward_head(n // H, n % H, given, made, delta)
 
 
 @compiled
@@ -254,67 +203,16 @@ def _backward_parallel(zero, sizes, inputs, saved, gradients, delta):
         _backward_head(n // H, n % H, given, kept, wanted, delta)
 
 
-def forward(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    beta: Tensor | None,
-    state: Tensor,
-    log_decay: Tensor | None,
-    reset: Tensor | None,
-    rule: str,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """CPU kernel of ``torch.ops.fwp_rl.fast_weight``: y, the state after, and u (empty for sum)."""
+def forward(inputs: Inputs, results: Tensors) -> None:
+    """CPU kernel of ``torch.ops.fwp_rl.fast_weight``."""
+    *given, rule = inputs
+    launch(_forward_serial, _forward_parallel, OP.sizes(given), [given], [results], rule == "delta")
+
+
+def backward(inputs: Inputs, saved: Tensors, cotangents: Tensors, gradients: Tensors) -> None:
+    """CPU kernel of ``torch.ops.fwp_rl.fast_weight_backward``."""
+    *given, rule = inputs
+    _, _, v, *_ = given
     delta = rule == "delta"
-    inputs = contiguous(q, k, v, beta, state, log_decay, reset)
-    y, final = _empty_like(v), _empty_like(state)
-    u = _empty_like(v) if delta else v.new_empty((0,))
-    launch(
-        _forward_serial,
-        _forward_parallel,
-        q.shape[0],
-        ZERO[q.dtype],
-        (*q.shape, v.shape[3]),
-        addresses(*inputs),
-        addresses(y, final, u),
-        delta,
-    )
-    return y, final, u
-
-
-def backward(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    beta: Tensor | None,
-    state: Tensor,
-    log_decay: Tensor | None,
-    reset: Tensor | None,
-    rule: str,
-    u: Tensor,
-    dy: Tensor,
-    dfinal: Tensor,
-) -> tuple[Tensor, ...]:
-    """CPU kernel of ``torch.ops.fwp_rl.fast_weight_backward``: the gradients of q, k, v, beta,
-    state and log_decay (empty where an input was not given)."""
-    delta = rule == "delta"
-    inputs = contiguous(q, k, v, beta, state, log_decay, reset)
-    saved = contiguous(u if delta else v, dy, dfinal)
-    differentiable = (q, k, v, beta, state, log_decay)
-    gradients = tuple(q.new_empty((0,) if x is None else x.shape) for x in differentiable)
-    launch(
-        _backward_serial,
-        _backward_parallel,
-        q.shape[0],
-        ZERO[q.dtype],
-        (*q.shape, v.shape[3]),
-        addresses(*inputs),
-        addresses(*saved),
-        addresses(*gradients),
-        delta,
-    )
-    return gradients
-
-
-def _empty_like(x: Tensor) -> Tensor:
-    return torch.empty_like(x, memory_format=torch.contiguous_format)
+    kept = (saved[0] if delta else v, *cotangents)  # what the sum rule writes is v
+    launch(_backward_serial, _backward_parallel, OP.sizes(given), [given, kept], [gradients], delta)

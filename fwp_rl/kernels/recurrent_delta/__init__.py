@@ -14,12 +14,32 @@ Programmers" (Irie et al., 2021). R_q, R_k, R_v and r_b are slow weights, one of
 
 from torch import Tensor
 
-from fwp_rl.kernels.dispatch import run_op
-from fwp_rl.kernels.inputs import check_state
+from fwp_rl.kernels.op import Op
 from fwp_rl.kernels.recurrent_delta.reference import recurrent_delta_reference
-from fwp_rl.kernels.registration import register
 
-__all__ = ["recurrent_delta"]
+__all__ = ["OP", "recurrent_delta"]
+
+OP = Op(
+    __name__,
+    inputs={
+        "xq": "T B H K",
+        "xk": "T B H K",
+        "xv": "T B H V",
+        "xb": "T B H",
+        "R_q": "H K V",
+        "R_k": "H K V",
+        "R_v": "H V V",
+        "r_b": "H V",
+        "W": "B H V K",
+        "y_prev": "B H V",
+        "reset": "?T B",
+    },
+    outputs={"y": "T B H V", "W": "B H V K", "y_prev": "B H V"},
+    saved={"s": "T B H V", "q": "T B H K", "k": "T B H K", "beta": "T B H", "u": "T B H V"},
+    reference=recurrent_delta_reference,
+    cuda_limits={"K": 64, "V": 64},
+    sweeps=(6, 13),
+)
 
 
 def recurrent_delta(
@@ -54,54 +74,4 @@ def recurrent_delta(
     Dtypes and autocast as in ``fast_weight``; gradients of gradients: reference only. Raises
     TypeError, ValueError or BackendError, in one line.
     """
-    W, y_prev = check_state(state, "W", "y_prev")
-    y, W, y_prev = run_op(
-        "recurrent_delta",
-        TABLE,
-        {
-            "xq": (xq, "T B H K"),
-            "xk": (xk, "T B H K"),
-            "xv": (xv, "T B H V"),
-            "xb": (xb, "T B H"),
-            "R_q": (R_q, "H K V"),
-            "R_k": (R_k, "H K V"),
-            "R_v": (R_v, "H V V"),
-            "r_b": (r_b, "H V"),
-            "W": (W, "B H V K"),
-            "y_prev": (y_prev, "B H V"),
-            "reset": (reset, "T B"),
-        },
-        optional=("reset",),
-        cuda_limits={"K": 64, "V": 64},
-        backend=backend,
-    )
-    return y, (W, y_prev)
-
-
-def _fake(
-    xq: Tensor,
-    xk: Tensor,
-    xv: Tensor,
-    xb: Tensor,
-    R_q: Tensor,
-    R_k: Tensor,
-    R_v: Tensor,
-    r_b: Tensor,
-    W: Tensor,
-    y_prev: Tensor,
-    reset: Tensor | None,
-) -> tuple[Tensor, ...]:
-    results = xv.new_empty(xv.shape), W.new_empty(W.shape), y_prev.new_empty(y_prev.shape)
-    return *results, *(W.new_empty(x.shape) for x in (xv, xq, xk, xb, xv))
-
-
-_fused = register(
-    __name__,
-    inputs="Tensor xq, Tensor xk, Tensor xv, Tensor xb, Tensor R_q, Tensor R_k, Tensor R_v, "
-    "Tensor r_b, Tensor W, Tensor y_prev, Tensor? reset",
-    outputs="y, W, y_prev",
-    saved="s, q, k, beta, u",
-    fake=_fake,
-)
-
-TABLE = {"reference": recurrent_delta_reference, "numba": _fused, "cuda": _fused}
+    return OP.apply(xq, xk, xv, xb, R_q, R_k, R_v, r_b, state, reset, backend=backend)

@@ -8,10 +8,11 @@ summed over time from each (b, h), and are summed over b here.
 
 from collections.abc import Iterator
 
-from torch import Tensor
-
 from fwp_rl.kernels import cuda_driver
+from fwp_rl.kernels.cuda_driver import contiguous, copy_rooms, rooms, sum_columns
+from fwp_rl.kernels.inputs import Inputs, Tensors
 from fwp_rl.kernels.nvrtc import Kernel
+from fwp_rl.kernels.recurrent_delta import OP
 
 __all__ = ["backward", "forward", "kernels"]
 
@@ -58,76 +59,42 @@ def _threads(D: int) -> int:
     return max(32, D * D // 16)
 
 
-def forward(
-    xq: Tensor,
-    xk: Tensor,
-    xv: Tensor,
-    xb: Tensor,
-    R_q: Tensor,
-    R_k: Tensor,
-    R_v: Tensor,
-    r_b: Tensor,
-    W: Tensor,
-    y_prev: Tensor,
-    reset: Tensor | None,
-) -> tuple[Tensor, ...]:
-    """CUDA kernel of ``torch.ops.fwp_rl.recurrent_delta``: y, the W and the y after; of every step
-    s, q, k, beta and u."""
-    T, B, H, K = xq.shape
-    V = xv.shape[3]
-    after = xv.new_empty(xv.shape), W.new_empty(W.shape), W.new_empty(y_prev.shape)
-    saved = [W.new_empty(x.shape) for x in (xv, xq, xk, xb, xv)]
+def forward(inputs: Inputs, results: Tensors) -> None:
+    """CUDA kernel of ``torch.ops.fwp_rl.recurrent_delta``."""
+    *steps, R_q, R_k, R_v, r_b, W, y_prev, reset = inputs
+    T, B, H, K, V = OP.sizes(inputs)
     cuda_driver.launch(
         _forward_kernel(_padded(K, V)),
-        xq,
+        steps[0],
         B * H,
         [
-            *_contiguous(R_q, R_k, R_v, r_b, W, reset),
+            *contiguous(R_q, R_k, R_v, r_b, W, reset),
             *(T, B, H, K, V),
-            *_contiguous(xq, xk, xv, xb, y_prev),
-            *(*after, *saved),
+            *contiguous(*steps, y_prev),
+            *results,
         ],
     )
-    return *after, *saved
 
 
-def backward(
-    xq: Tensor,
-    xk: Tensor,
-    xv: Tensor,
-    xb: Tensor,
-    R_q: Tensor,
-    R_k: Tensor,
-    R_v: Tensor,
-    r_b: Tensor,
-    W: Tensor,
-    y_prev: Tensor,
-    reset: Tensor | None,
-    *saved_and_gradients: Tensor,
-) -> tuple[Tensor, ...]:
-    """CUDA kernel of ``torch.ops.fwp_rl.recurrent_delta_backward``: the gradients of all inputs.
-
-    saved_and_gradients  what ``forward`` made beside its outputs; the gradients of its outputs
-    """
-    T, B, H, K = xq.shape
-    V, D = xv.shape[3], _padded(K, xv.shape[3])
-    steps = [W.new_empty(x.shape) for x in (xq, xk, xv, xb)]
-    state = W.new_empty(W.shape), W.new_empty(y_prev.shape)
-    slow = [W.new_empty((B, *R.shape)) for R in (R_q, R_k, R_v, r_b)]
+def backward(inputs: Inputs, saved: Tensors, cotangents: Tensors, gradients: Tensors) -> None:
+    """CUDA kernel of ``torch.ops.fwp_rl.recurrent_delta_backward``."""
+    xq, *_, R_q, R_k, R_v, r_b, W, _, reset = inputs
+    of_steps, of_slow, of_state = gradients[:4], gradients[4:8], gradients[8:]
+    T, B, H, K, V = OP.sizes(inputs)
+    D = _padded(K, V)
+    steps = rooms(W.dtype, of_steps)
+    slow = [W.new_empty((B, *R.shape)) for R in of_slow]
     starts = W.new_empty(((T - 1) // BACKWARD_CHUNK + 1, B, H, D, D))
     cuda_driver.launch(
         _backward_kernel(D),
         xq,
         B * H,
         [
-            *_contiguous(R_q, R_k, R_v, r_b, W, reset),
+            *contiguous(R_q, R_k, R_v, r_b, W, reset),
             *(T, B, H, K, V),
-            *_contiguous(*saved_and_gradients),
-            *(*steps, *state, *slow, starts),
+            *contiguous(*saved, *cotangents),
+            *(*steps, *of_state, *slow, starts),
         ],
     )
-    return *(x.to(xq.dtype) for x in steps), *(x.sum(0).to(xq.dtype) for x in slow), *state
-
-
-def _contiguous(*tensors: Tensor | None) -> list[Tensor | None]:
-    return [None if x is None else x.contiguous() for x in tensors]
+    copy_rooms(steps, of_steps)
+    sum_columns(slow, of_slow)

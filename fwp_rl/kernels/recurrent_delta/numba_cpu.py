@@ -23,15 +23,19 @@ Sizes are run-time values on purpose: as constants, LLVM unrolls the inner loops
 vectorises them. A reset that was not given comes as an empty array.
 """
 
-from typing import Any
-
 import numba
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor
 
-from fwp_rl.kernels.numba_runtime import compiled, compiled_parallel, exp, launch
+from fwp_rl.kernels.inputs import Inputs, Tensors
+from fwp_rl.kernels.numba_runtime import (
+    compiled,
+    compiled_parallel,
+    exp,
+    launch,
+    views,
+)
+from fwp_rl.kernels.recurrent_delta import OP
 
 __all__ = ["backward", "forward"]
 
@@ -39,6 +43,17 @@ __all__ = ["backward", "forward"]
 # mypy: disallow-untyped-defs=False, disallow-untyped-calls=False
 
 CHUNK = 16
+
+# forward, the slow matrices are transposed: rows are added up, which needs no sum along a row
+_inputs = views(OP.axes, {**OP.inputs, "R_q": "H V K", "R_k": "H V K"})
+_results = views(OP.axes, OP.outputs, OP.saved)
+_reads = views(
+    OP.axes, {name: OP.inputs[name] for name in ("R_q", "R_k", "R_v", "r_b", "W", "reset")}
+)
+_saved = views(OP.axes, OP.saved, OP.outputs)
+_gradients = views(
+    OP.axes, {name: OP.inputs[name] for name in ("xq", "xk", "xv", "xb", "W", "y_prev")}
+)
 
 
 @compiled
@@ -109,7 +124,6 @@ def _softmax_adjoint(y, dy):
 
 @compiled
 def _forward_head(b, h, inputs, outputs):
-    # the slow matrices are transposed: rows are added up, which needs no sum along a row
     xq, xk, xv, xb, R_q, R_k, R_v, r_b, W_0, y_0, reset = inputs
     y, W_last, y_last, s, q, k, beta, u = outputs
     W, y_prev = W_last[b, h], y_last[b, h]
@@ -252,101 +266,66 @@ def _backward_head(b, h, inputs, saved, gradients):
 
 
 @compiled
-def _forward_serial(inputs, outputs):
-    B, H = inputs[0].shape[1:3]
+def _forward_serial(zero, sizes, inputs, results):
+    given, made = _inputs(zero, sizes, inputs), _results(zero, sizes, results)
+    _, B, H, _, _ = sizes
     for n in range(B * H):
-        _forward_head(n % B, n // B, inputs, outputs)
+        _forward_head(n % B, n // B, given, made)
 
 
 @compiled_parallel
-def _forward_parallel(inputs, outputs):
-    B, H = inputs[0].shape[1:3]
+def _forward_parallel(zero, sizes, inputs, results):
+    given, made = _inputs(zero, sizes, inputs), _results(zero, sizes, results)
+    _, B, H, _, _ = sizes
     for n in numba.prange(B * H):
-        _forward_head(n % B, n // B, inputs, outputs)
+        _forward_head(n % B, n // B, given, made)
 
 
 @compiled
-def _backward_serial(inputs, saved, gradients):
-    B, H = saved[0].shape[1:3]
+def _backward_serial(zero, sizes, inputs, saved, gradients):
+    given, kept = _reads(zero, sizes, inputs), _saved(zero, sizes, saved)
+    wanted = _gradients(zero, sizes, gradients)
+    _, B, H, _, _ = sizes
     for n in range(B * H):
-        _backward_head(n % B, n // B, inputs, saved, gradients)
+        _backward_head(n % B, n // B, given, kept, wanted)
 
 
 @compiled_parallel
-def _backward_parallel(inputs, saved, gradients):
-    B, H = saved[0].shape[1:3]
+def _backward_parallel(zero, sizes, inputs, saved, gradients):
+    given, kept = _reads(zero, sizes, inputs), _saved(zero, sizes, saved)
+    wanted = _gradients(zero, sizes, gradients)
+    _, B, H, _, _ = sizes
     for n in numba.prange(B * H):
-        _backward_head(n % B, n // B, inputs, saved, gradients)
+        _backward_head(n % B, n // B, given, kept, wanted)
 
 
-def forward(
-    xq: Tensor,
-    xk: Tensor,
-    xv: Tensor,
-    xb: Tensor,
-    R_q: Tensor,
-    R_k: Tensor,
-    R_v: Tensor,
-    r_b: Tensor,
-    W: Tensor,
-    y_prev: Tensor,
-    reset: Tensor | None,
-) -> tuple[Tensor, ...]:
-    """CPU kernel of ``torch.ops.fwp_rl.recurrent_delta``: y, the W and the y after; of every step
-    s, q, k, beta and u."""
-    results = tuple(map(_empty_like, (xv, W, y_prev, xv, xq, xk, xb, xv)))
-    slow = (x.transpose(1, 2) for x in (R_q, R_k, R_v))
-    inputs = (*map(_array, (xq, xk, xv, xb, *slow, r_b, W, y_prev)), _flags(reset))
+def forward(inputs: Inputs, results: Tensors) -> None:
+    """CPU kernel of ``torch.ops.fwp_rl.recurrent_delta``."""
+    xq, xk, xv, xb, R_q, R_k, R_v, *rest = inputs
+    slow = (R.transpose(1, 2) for R in (R_q, R_k, R_v))
     launch(
-        _forward_serial, _forward_parallel, xq.shape[0], inputs, tuple(x.numpy() for x in results)
+        _forward_serial,
+        _forward_parallel,
+        OP.sizes(inputs),
+        [(xq, xk, xv, xb, *slow, *rest)],
+        [results],
     )
-    return results
 
 
-def backward(
-    xq: Tensor,
-    xk: Tensor,
-    xv: Tensor,
-    xb: Tensor,
-    R_q: Tensor,
-    R_k: Tensor,
-    R_v: Tensor,
-    r_b: Tensor,
-    W: Tensor,
-    y_prev: Tensor,
-    reset: Tensor | None,
-    s: Tensor,
-    *saved: Tensor,
-) -> tuple[Tensor, ...]:
-    """CPU kernel of ``torch.ops.fwp_rl.recurrent_delta_backward``: the gradients of all inputs.
-
-    saved  of every step q, k, beta, u and dy; the gradients of the W and the y after
-    """
-    gradients = tuple(map(_empty_like, (xq, xk, xv, xb, W, y_prev)))
+def backward(inputs: Inputs, saved: Tensors, cotangents: Tensors, gradients: Tensors) -> None:
+    """CPU kernel of ``torch.ops.fwp_rl.recurrent_delta_backward``."""
+    _, _, _, _, R_q, R_k, R_v, r_b, W, _, reset = inputs
+    dq, dk, dv, db, *slow, dr_b, dW, dy_prev = gradients
     launch(
         _backward_serial,
         _backward_parallel,
-        xq.shape[0],
-        (*map(_array, (R_q, R_k, R_v, r_b, W)), _flags(reset)),
-        tuple(map(_array, (s, *saved))),
-        tuple(x.numpy() for x in gradients),
+        OP.sizes(inputs),
+        [(R_q, R_k, R_v, r_b, W, reset), (*saved, *cotangents)],
+        [(dq, dk, dv, db, dW, dy_prev)],
     )
-    dq, dk, dv, db, dW, dy_prev = gradients
     # by one product per head; einsum would first copy its operands, twice as slow
+    s = saved[0]
     steps = s.flatten(0, 1).transpose(0, 1)
-    slow = (torch.bmm(x.flatten(0, 1).permute(1, 2, 0), steps) for x in (dq, dk, dv))
-    return dq, dk, dv, db, *slow, torch.einsum("tbh,tbhj->hj", db, s), dW, dy_prev
-
-
-def _flags(reset: Tensor | None) -> NDArray[Any]:
-    return np.empty((0, 0), np.bool_) if reset is None else _array(reset)
-
-
-def _empty_like(x: Tensor) -> Tensor:
-    return torch.empty_like(x, memory_format=torch.contiguous_format)
-
-
-def _array(x: Tensor) -> NDArray[Any]:
-    if x.requires_grad:
-        x = x.detach()
-    return x.contiguous().numpy()
+    for x, dR in zip((dq, dk, dv), slow, strict=True):
+        torch.bmm(x.flatten(0, 1).permute(1, 2, 0), steps, out=dR)
+    dr_b.copy_(torch.einsum("tbh,tbhj->hj", db, s))

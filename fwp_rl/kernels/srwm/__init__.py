@@ -12,12 +12,45 @@ b holds four rates, one for each block in the order y, q, k, b.
 
 from torch import Tensor
 
-from fwp_rl.kernels.dispatch import run_op
-from fwp_rl.kernels.inputs import check_state
-from fwp_rl.kernels.registration import register
+from fwp_rl.kernels.op import Op
 from fwp_rl.kernels.srwm.reference import srwm_reference
 
-__all__ = ["srwm"]
+__all__ = ["OP", "srwm"]
+
+OP = Op(
+    __name__,
+    inputs={
+        "x": "T B H K",
+        "W_y": "H V K",
+        "W_q": "H K K",
+        "W_k": "H K K",
+        "W_b": "H 4 K",
+        "dW_y": "B H V K",
+        "dW_q": "B H K K",
+        "dW_k": "B H K K",
+        "dW_b": "B H 4 K",
+        "reset": "?T B",
+    },
+    outputs={
+        "y": "T B H V",
+        "dW_y": "B H V K",
+        "dW_q": "B H K K",
+        "dW_k": "B H K K",
+        "dW_b": "B H 4 K",
+    },
+    saved={
+        "s": "T B H K",
+        "q": "T B H K",
+        "k": "T B H K",
+        "beta": "T B H 4",
+        "e": "T B H V+2*K+4",
+    },
+    reference=srwm_reference,
+    cuda_limits={"K": 64, "V": 64},
+    # wide enough for the queries, keys and rates to be far from uniform
+    draw=dict.fromkeys(("W_q", "W_k", "W_b"), lambda W: 2 * W),
+    sweeps=(9, 21),
+)
 
 
 def srwm(
@@ -47,56 +80,4 @@ def srwm(
     Dtypes and autocast as in ``fast_weight``; gradients of gradients: reference only. Raises
     TypeError, ValueError or BackendError, in one line.
     """
-    dW_y, dW_q, dW_k, dW_b = check_state(state, "dW_y", "dW_q", "dW_k", "dW_b")
-    y, dW_y, dW_q, dW_k, dW_b = run_op(
-        "srwm",
-        TABLE,
-        {
-            "x": (x, "T B H K"),
-            "W_y": (W_y, "H V K"),
-            "W_q": (W_q, "H K K"),
-            "W_k": (W_k, "H K K"),
-            "W_b": (W_b, "H 4 K"),
-            "dW_y": (dW_y, "B H V K"),
-            "dW_q": (dW_q, "B H K K"),
-            "dW_k": (dW_k, "B H K K"),
-            "dW_b": (dW_b, "B H 4 K"),
-            "reset": (reset, "T B"),
-        },
-        optional=("reset",),
-        cuda_limits={"K": 64, "V": 64},
-        backend=backend,
-    )
-    return y, (dW_y, dW_q, dW_k, dW_b)
-
-
-def _fake(
-    x: Tensor,
-    W_y: Tensor,
-    W_q: Tensor,
-    W_k: Tensor,
-    W_b: Tensor,
-    dW_y: Tensor,
-    dW_q: Tensor,
-    dW_k: Tensor,
-    dW_b: Tensor,
-    reset: Tensor | None,
-) -> tuple[Tensor, ...]:
-    T, B, H, K = x.shape
-    V = W_y.shape[1]
-    shifts = (dW.new_empty(dW.shape) for dW in (dW_y, dW_q, dW_k, dW_b))
-    s, q, k = (dW_y.new_empty(x.shape) for _ in range(3))
-    beta, e = dW_y.new_empty((T, B, H, 4)), dW_y.new_empty((T, B, H, V + 2 * K + 4))
-    return x.new_empty((T, B, H, V)), *shifts, s, q, k, beta, e
-
-
-_fused = register(
-    __name__,
-    inputs="Tensor x, Tensor W_y, Tensor W_q, Tensor W_k, Tensor W_b, Tensor dW_y, Tensor dW_q, "
-    "Tensor dW_k, Tensor dW_b, Tensor? reset",
-    outputs="y, dW_y, dW_q, dW_k, dW_b",
-    saved="s, q, k, beta, e",
-    fake=_fake,
-)
-
-TABLE = {"reference": srwm_reference, "numba": _fused, "cuda": _fused}
+    return OP.apply(x, W_y, W_q, W_k, W_b, state, reset, backend=backend)

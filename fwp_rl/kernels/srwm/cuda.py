@@ -8,10 +8,12 @@ all sums are float32.
 from collections.abc import Iterator
 
 import torch
-from torch import Tensor
 
 from fwp_rl.kernels import cuda_driver
+from fwp_rl.kernels.cuda_driver import contiguous, sum_columns
+from fwp_rl.kernels.inputs import Inputs, Tensors
 from fwp_rl.kernels.nvrtc import Kernel
+from fwp_rl.kernels.srwm import OP
 
 __all__ = ["backward", "forward", "kernels"]
 
@@ -69,80 +71,33 @@ def _whole(count: int, size: int) -> int:
     return -(-count // size)
 
 
-def forward(
-    x: Tensor,
-    W_y: Tensor,
-    W_q: Tensor,
-    W_k: Tensor,
-    W_b: Tensor,
-    dW_y: Tensor,
-    dW_q: Tensor,
-    dW_k: Tensor,
-    dW_b: Tensor,
-    reset: Tensor | None,
-) -> tuple[Tensor, ...]:
-    """CUDA kernel of ``torch.ops.fwp_rl.srwm``: y, the four parts of the state after; of every step
-    s, q and k after their softmax, beta [T, B, H, 4], e [T, B, H, V + 2 K + 4]."""
-    T, B, H, K = x.shape
-    V = W_y.shape[1]
-    state = (dW_y, dW_q, dW_k, dW_b)
-    y, last = x.new_empty((T, B, H, V)), [_empty_like(dW) for dW in state]
-    saved = [dW_y.new_empty((T, B, H, size)) for size in (K, K, K, 4, V + 2 * K + 4)]
+def forward(inputs: Inputs, results: Tensors) -> None:
+    """CUDA kernel of ``torch.ops.fwp_rl.srwm``."""
+    x, (T, B, H, K, V) = inputs[0], OP.sizes(inputs)
     cuda_driver.launch(
         _forward_kernel(K, V),
         x,
         B * H,
-        [
-            *_contiguous(x, W_y, W_q, W_k, W_b, *state, reset),
-            *(T, B, H, K, V),
-            *(y, *last, *saved),
-        ],
+        [*contiguous(*inputs), T, B, H, K, V, *results],
     )
-    return y, *last, *saved
 
 
-def backward(
-    x: Tensor,
-    W_y: Tensor,
-    W_q: Tensor,
-    W_k: Tensor,
-    W_b: Tensor,
-    dW_y: Tensor,
-    dW_q: Tensor,
-    dW_k: Tensor,
-    dW_b: Tensor,
-    reset: Tensor | None,
-    *saved_and_gradients: Tensor,
-) -> tuple[Tensor, ...]:
-    """CUDA kernel of ``torch.ops.fwp_rl.srwm_backward``: the gradients of x, of the four base
-    weights and of the four parts of the state.
-
-    saved_and_gradients  what ``forward`` made beside its outputs; the gradients of its outputs
-    """
-    T, B, H, K = x.shape
-    V = W_y.shape[1]
-    state = (dW_y, dW_q, dW_k, dW_b)
-    dx, dinitial = _empty_like(x), [_empty_like(dW) for dW in state]
-    by_column = [_empty_like(dW) for dW in state]  # of the base weights, before the sum over B
+def backward(inputs: Inputs, saved: Tensors, cotangents: Tensors, gradients: Tensors) -> None:
+    """CUDA kernel of ``torch.ops.fwp_rl.srwm_backward``."""
+    x, (T, B, H, K, V) = inputs[0], OP.sizes(inputs)
+    dx, *of_base_and_initial = gradients
+    of_base, dinitial = of_base_and_initial[:4], of_base_and_initial[4:]
+    by_column = [torch.empty_like(dW) for dW in dinitial]  # of the base weights, to be summed
     padded, _, _, rows = _geometry(K, V)
-    rooms = dW_y.new_empty((_whole(T, BACKWARD_CHUNK) + 2, B, H, rows, padded))
+    states = dinitial[0].new_empty((_whole(T, BACKWARD_CHUNK) + 2, B, H, rows, padded))
     cuda_driver.launch(
         _backward_kernel(K, V),
         x,
         B * H,
         [
-            *_contiguous(W_y, W_q, W_k, W_b, *state, reset),
-            *(T, B, H, K, V),
-            *_contiguous(*saved_and_gradients),
-            *(dx, *by_column, *dinitial, rooms),
+            *(*contiguous(*inputs[1:]), T, B, H, K, V),
+            *contiguous(*saved, *cotangents),
+            *(dx, *by_column, *dinitial, states),
         ],
     )
-    return dx, *(dW.sum(0).to(x.dtype) for dW in by_column), *dinitial
-
-
-def _contiguous(*tensors: Tensor | None) -> list[Tensor | None]:
-    return [None if x is None else x.contiguous() for x in tensors]
-
-
-def _empty_like(x: Tensor) -> Tensor:
-    return torch.empty_like(x, memory_format=torch.contiguous_format)
+    sum_columns(by_column, of_base)

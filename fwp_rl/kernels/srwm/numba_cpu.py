@@ -29,15 +29,19 @@ Sizes are run-time values on purpose: as constants, LLVM unrolls the inner loops
 vectorises them. A reset that was not given comes as an empty array.
 """
 
-from typing import Any
-
 import numba
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor
 
-from fwp_rl.kernels.numba_runtime import compiled, compiled_parallel, exp, launch
+from fwp_rl.kernels.inputs import Inputs, Tensors
+from fwp_rl.kernels.numba_runtime import (
+    compiled,
+    compiled_parallel,
+    exp,
+    launch,
+    views,
+)
+from fwp_rl.kernels.srwm import OP
 
 __all__ = ["backward", "forward"]
 
@@ -45,6 +49,12 @@ __all__ = ["backward", "forward"]
 # mypy: disallow-untyped-defs=False, disallow-untyped-calls=False
 
 CHUNK = 32
+
+_inputs = views(OP.axes, OP.inputs)
+_results = views(OP.axes, OP.outputs, OP.saved)
+_saved = views(OP.axes, OP.saved, OP.outputs)
+_gradients = views(OP.axes, OP.gradients_of)
+_by_column = views(OP.axes, {name: OP.inputs[name] for name in OP.state})
 
 
 @compiled
@@ -337,122 +347,65 @@ def _backward_head(b, h, W, initial, reset, saved, dy, dfinal, dx, dinitial, dW)
 
 
 @compiled
-def _forward_serial(W, initial, s, reset, y, final, saved):
-    B, H = s.shape[1:3]
+def _forward_serial(zero, sizes, inputs, results):
+    given, made = _inputs(zero, sizes, inputs), _results(zero, sizes, results)
+    W, initial, reset = given[1:5], given[5:9], given[9]
+    y, final, s, saved = made[0], made[1:5], made[5], made[6:]
+    _, B, H, _, _ = sizes
     for n in range(B * H):
         _forward_head(n // H, n % H, W, initial, s, reset, y, final, saved)
 
 
 @compiled_parallel
-def _forward_parallel(W, initial, s, reset, y, final, saved):
-    B, H = s.shape[1:3]
+def _forward_parallel(zero, sizes, inputs, results):
+    given, made = _inputs(zero, sizes, inputs), _results(zero, sizes, results)
+    W, initial, reset = given[1:5], given[5:9], given[9]
+    y, final, s, saved = made[0], made[1:5], made[5], made[6:]
+    _, B, H, _, _ = sizes
     for n in numba.prange(B * H):
         _forward_head(n // H, n % H, W, initial, s, reset, y, final, saved)
 
 
 @compiled
-def _backward_serial(W, initial, reset, saved, dy, dfinal, dx, dinitial, dW):
-    B, H = dx.shape[1:3]
+def _backward_serial(zero, sizes, inputs, saved, gradients, by_column):
+    given, kept = _inputs(zero, sizes, inputs), _saved(zero, sizes, saved)
+    W, initial, reset = given[1:5], given[5:9], given[9]
+    made, dy, dfinal = kept[:5], kept[5], kept[6:]
+    wanted, dW = _gradients(zero, sizes, gradients), _by_column(zero, sizes, by_column)
+    dx, dinitial = wanted[0], wanted[5:]
+    _, B, H, _, _ = sizes
     for n in range(B * H):
-        _backward_head(n // H, n % H, W, initial, reset, saved, dy, dfinal, dx, dinitial, dW)
+        _backward_head(n // H, n % H, W, initial, reset, made, dy, dfinal, dx, dinitial, dW)
 
 
 @compiled_parallel
-def _backward_parallel(W, initial, reset, saved, dy, dfinal, dx, dinitial, dW):
-    B, H = dx.shape[1:3]
+def _backward_parallel(zero, sizes, inputs, saved, gradients, by_column):
+    given, kept = _inputs(zero, sizes, inputs), _saved(zero, sizes, saved)
+    W, initial, reset = given[1:5], given[5:9], given[9]
+    made, dy, dfinal = kept[:5], kept[5], kept[6:]
+    wanted, dW = _gradients(zero, sizes, gradients), _by_column(zero, sizes, by_column)
+    dx, dinitial = wanted[0], wanted[5:]
+    _, B, H, _, _ = sizes
     for n in numba.prange(B * H):
-        _backward_head(n // H, n % H, W, initial, reset, saved, dy, dfinal, dx, dinitial, dW)
+        _backward_head(n // H, n % H, W, initial, reset, made, dy, dfinal, dx, dinitial, dW)
 
 
-def forward(
-    x: Tensor,
-    W_y: Tensor,
-    W_q: Tensor,
-    W_k: Tensor,
-    W_b: Tensor,
-    dW_y: Tensor,
-    dW_q: Tensor,
-    dW_k: Tensor,
-    dW_b: Tensor,
-    reset: Tensor | None,
-) -> tuple[Tensor, ...]:
-    """CPU kernel of ``torch.ops.fwp_rl.srwm``: y, the four parts of the state after; of every step
-    s, q and k after their softmax, beta [T, B, H, 4], e [T, B, H, V + 2 K + 4]."""
-    T, B, H, K = x.shape
-    V = W_y.shape[1]
-    s = x.detach().softmax(-1).contiguous()
-    y = x.new_empty((T, B, H, V))
-    initial = (dW_y, dW_q, dW_k, dW_b)
-    final = [_empty_like(dW) for dW in initial]
-    q, k = _empty_like(s), _empty_like(s)
-    beta, e = x.new_empty((T, B, H, 4)), x.new_empty((T, B, H, V + 2 * K + 4))
-    launch(
-        _forward_serial,
-        _forward_parallel,
-        T,
-        _arrays(W_y, W_q, W_k, W_b),
-        _arrays(*initial),
-        s.numpy(),
-        _flags(reset),
-        y.numpy(),
-        _arrays(*final),
-        _arrays(q, k, beta, e),
-    )
-    return y, *final, s, q, k, beta, e
+def forward(inputs: Inputs, results: Tensors) -> None:
+    """CPU kernel of ``torch.ops.fwp_rl.srwm``."""
+    torch.softmax(inputs[0].detach(), -1, out=results[5])  # the first of what is saved
+    launch(_forward_serial, _forward_parallel, OP.sizes(inputs), [inputs], [results])
 
 
-def backward(
-    x: Tensor,
-    W_y: Tensor,
-    W_q: Tensor,
-    W_k: Tensor,
-    W_b: Tensor,
-    dW_y: Tensor,
-    dW_q: Tensor,
-    dW_k: Tensor,
-    dW_b: Tensor,
-    reset: Tensor | None,
-    *saved_and_gradients: Tensor,
-) -> tuple[Tensor, ...]:
-    """CPU kernel of ``torch.ops.fwp_rl.srwm_backward``: the gradients of x, of the four base
-    weights and of the four parts of the state.
-
-    saved_and_gradients  what ``forward`` made beside its outputs; the gradients of its outputs
-    """
-    saved, (dy, *dfinal) = saved_and_gradients[:5], saved_and_gradients[5:]
-    initial = (dW_y, dW_q, dW_k, dW_b)
-    dx, dinitial = _empty_like(x), [_empty_like(dW) for dW in initial]
-    by_column = [_empty_like(dW) for dW in initial]  # of the base weights, before the sum over B
+def backward(inputs: Inputs, saved: Tensors, cotangents: Tensors, gradients: Tensors) -> None:
+    """CPU kernel of ``torch.ops.fwp_rl.srwm_backward``."""
+    _, *dbase, _, _, _, _ = gradients
+    by_column = [torch.empty_like(dW) for dW in gradients[5:]]  # of the base weights, to be summed
     launch(
         _backward_serial,
         _backward_parallel,
-        x.shape[0],
-        _arrays(W_y, W_q, W_k, W_b),
-        _arrays(*initial),
-        _flags(reset),
-        _arrays(*saved),
-        _array(dy),
-        _arrays(*dfinal),
-        dx.numpy(),
-        _arrays(*dinitial),
-        _arrays(*by_column),
+        OP.sizes(inputs),
+        [inputs, (*saved, *cotangents)],
+        [gradients, by_column],
     )
-    return dx, *(dW.sum(0) for dW in by_column), *dinitial
-
-
-def _arrays(*tensors: Tensor) -> tuple[NDArray[Any], ...]:
-    return tuple(map(_array, tensors))
-
-
-def _array(x: Tensor) -> NDArray[Any]:
-    if x.requires_grad:
-        x = x.detach()
-    return x.contiguous().numpy()
-
-
-def _flags(reset: Tensor | None) -> NDArray[Any]:
-    return np.empty((0, 0), np.bool_) if reset is None else _array(reset)
-
-
-def _empty_like(x: Tensor) -> Tensor:
-    return torch.empty_like(x, memory_format=torch.contiguous_format)
+    for total, dW in zip(dbase, by_column, strict=True):
+        torch.sum(dW, 0, out=total)
