@@ -33,7 +33,8 @@ class Record:
     task        what it was trained on
     rows        of metrics.jsonl
     score       None where its last checkpoint was not evaluated
-    paper       the newest evaluation of single lives, as the papers' code counts; None without one
+    paper       the last checkpoint's newest evaluation of single lives, as the papers' code counts;
+                None without one
     """
 
     path: Path
