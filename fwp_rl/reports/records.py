@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from fwp_rl.ablation.layout import says_little
 from fwp_rl.cores import CORES
 from fwp_rl.reports.sources import find_runs, no_runs, reason
 from fwp_rl.runs.config import TrainConfig
@@ -123,8 +124,7 @@ def _read(path: Path, labels: Mapping[str, str]) -> Record:
 
 def _in_words(axis: str, label: str) -> str:
     """The label, with its axis where it would say nothing alone: ``heads 2``."""
-    alone = not re.fullmatch(r"[\d_.eE+-]+|none|True|False", label)
-    return label if alone else f"{axis.rpartition('.')[2]} {label}"
+    return f"{axis.rpartition('.')[2]} {label}" if says_little(label) else label
 
 
 def _told_apart(runs: list[Record]) -> list[Record]:
