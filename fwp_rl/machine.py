@@ -39,27 +39,33 @@ _ONE_GIB = 1 << 30
 _PACKAGES = ("fwp-rl", "torch", "numpy", "numba", "envpool", "ale-py", "gymnasium")
 
 
-def check_device_name(name: str) -> None:
+def check_device_name(name: str, *, field: str = "device") -> None:
     """ConfigError unless it names a device, whether or not this machine has it: a run that was
-    trained on a GPU is read on machines without one."""
+    trained on a GPU is read on machines without one.
+
+    field  what the error calls it
+    """
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", str(name)):
-        raise ConfigError(f"device: got {name!r}, expected auto, cpu, cuda or cuda:N")
+        raise ConfigError(f"{field}: got {name!r}, expected auto, cpu, cuda or cuda:N")
 
 
-def choose_device(name: str) -> torch.device:
+def choose_device(name: str, *, field: str = "device") -> torch.device:
     """The device of that name: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``; auto takes a CUDA device
-    where there is one. ConfigError where it is none of these, or this machine does not have it."""
+    where there is one. ConfigError where it is none of these, or this machine does not have it.
+
+    field  of the config or flag that names it, for the error: ``device``, ``actors.device``
+    """
     import torch
 
-    check_device_name(name)
+    check_device_name(name, field=field)
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if name == "auto":
         return torch.device("cuda" if count else "cpu")
     device = torch.device(name)
     if device.type == "cuda" and (device.index or 0) >= count:
         have = f"only {count}, counted from cuda:0" if count else "no CUDA device"
-        instead = "a smaller number" if count else "--device cpu"
-        raise ConfigError(f"device: got {name!r}, but torch finds {have} here; use {instead}")
+        instead = "a smaller number" if count else f"--{field} cpu"
+        raise ConfigError(f"{field}: got {name!r}, but torch finds {have} here; use {instead}")
     return device
 
 

@@ -12,6 +12,7 @@ import fwp_rl
 from fwp_rl import machine
 from fwp_rl.config import ConfigError
 from fwp_rl.machine import choose_device, facts, usable_cores
+from fwp_rl.rl.actors import ActorsConfig
 
 
 @pytest.mark.parametrize("name", ["tpu", "cuda:", "cuda:-1", "cuda:x", "meta", "", "CPU", "cpu:0"])
@@ -103,6 +104,15 @@ def test_the_cores_are_those_that_affinity_and_quota_allow(
     groups: str, files: dict[str, str], cores: int, tmp_path: Path
 ) -> None:
     assert usable_cores(system(tmp_path, groups, **files)) == cores
+
+
+def test_a_device_is_called_by_the_field_that_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    message = r"^actors\.device: got 'cuda:5', .* use --actors.device cpu$"
+    with pytest.raises(ConfigError, match=message):
+        ActorsConfig(device="cuda:5").resolve_device(torch.device("cpu"))
+    with pytest.raises(ConfigError, match=r"^actors\.device: got 'tpu', expected auto"):
+        choose_device("tpu", field="actors.device")
 
 
 @pytest.mark.usefixtures("eight_cores")
