@@ -9,6 +9,7 @@ import platform
 import re
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -80,11 +81,20 @@ def usable_cores(root: Path = Path("/")) -> int:
 
 
 def limit_threads() -> None:
-    """Before torch is imported: let it compute with no more threads than a container's quota pays
-    for, unless OMP_NUM_THREADS is set. Affinity OpenMP sees by itself, a quota it does not."""
+    """Let torch compute with no more threads than a container's quota pays for, unless
+    OMP_NUM_THREADS is set. Affinity OpenMP sees by itself, a quota it does not.
+
+    Best before torch is imported: OpenMP then starts no thread in vain, and processes that this one
+    starts are limited too. Later on torch is told, for the whole process.
+    """
     cores = usable_cores()
-    if cores < _affinity():
-        os.environ.setdefault("OMP_NUM_THREADS", str(cores))
+    if cores >= _affinity() or "OMP_NUM_THREADS" in os.environ:
+        return
+    torch = sys.modules.get("torch")
+    if torch is None:
+        os.environ["OMP_NUM_THREADS"] = str(cores)
+    elif torch.get_num_threads() > cores:
+        torch.set_num_threads(cores)
 
 
 def _affinity() -> int:
