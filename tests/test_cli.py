@@ -166,6 +166,7 @@ def test_train_evaluate_and_the_best_checkpoint(
     assert result["protocol"]["actions"] == "sampled"
     assert result["environment"]["num_cues"] == 4
     assert result["network"]["core"]["name"] == "delta_net"
+    assert result["summary"]["human_normalized"] is None, "no human has played this"
     success = result["summary"]["success"]
     assert success["rate"] == result["summary"]["mean"], "in this task the return is the success"
     low, high = success["interval"]
