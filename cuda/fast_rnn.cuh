@@ -1,6 +1,6 @@
 // RNNs whose recurrent matrices are fast weights, written by the delta rule: fwp_rl's ops fast_rnn,
 // with one gate, and fast_lstm, with three. Equations and adjoints:
-// fwp_rl/kernels/{fast_rnn,fast_lstm}/reference.py, fwp_rl/kernels/fast_rnn/numba_cpu.py.
+// fwp_rl/kernels/{fast_rnn,fast_lstm}/reference.py, fwp_rl/kernels/fast_rnn/numba_gates.py.
 //
 // One block per (b, h) holds the matrices of all gates in registers, one below the other, and walks
 // through time. Its first warp keeps what a step hands to the next (h, c and their gradients), a

@@ -98,7 +98,7 @@ fwp-rl train PRESET --help lists every flag with the preset's values.
 
 def _train(args: list[str]) -> None:
     from fwp_rl.runs.directory import RunDirectory
-    from fwp_rl.runs.yaml_files import preset_names, preset_path
+    from fwp_rl.runs.yaml_files import preset_names, preset_path, read_yaml
 
     resume = None
     for position, arg in enumerate(args):
@@ -121,13 +121,14 @@ def _train(args: list[str]) -> None:
         source, prog, args = preset_path(args[0]), f"fwp-rl train {args[0]}", args[1:]
     else:
         source, prog = RunDirectory.open(resume).config, f"fwp-rl train --resume {resume}"
+    fields = read_yaml(source)
 
     from fwp_rl import agents  # fills the registry of agents
     from fwp_rl.experiment import train
     from fwp_rl.runs.flags import apply_flags
 
     config = apply_flags(
-        agents.load_preset(source),
+        agents.config_from_dict(fields, source=str(source)),
         args,
         prog=prog,
         description="Train an agent; then evaluate, plot and film it.",
@@ -164,8 +165,11 @@ def _evaluate(args: list[str]) -> None:
         """
         from rich.console import Console
 
+        from fwp_rl.runs.directory import policy_folder
+
         if games is not None and games < 1:
             raise ConfigError(f"--games: got {games}, expected 1 or more")
+        policy_folder(source)  # a typo is told before torch is imported
         if protocol == "paper":
             from fwp_rl.paper_evaluation import evaluate_paper, paper_table
 
@@ -232,12 +236,16 @@ def _watch(args: list[str]) -> None:
             still: Write a PNG sheet of four moments instead of a film.
             output: The file (.mp4 or .gif, .png for --still); by default under the run's videos/.
         """
-        from fwp_rl.filming import record_video
+        from fwp_rl.runs.directory import policy_folder
 
         if games < 1:
             raise ConfigError(f"--games: got {games}, expected 1 or more")
         if not 0 < max_seconds < float("inf"):
             raise ConfigError(f"--max-seconds: got {max_seconds}, expected more than 0")
+        policy_folder(source)  # a typo is told before torch is imported
+
+        from fwp_rl.filming import record_video
+
         print(
             record_video(
                 source,
@@ -276,6 +284,10 @@ def _report(args: list[str]) -> None:
         """
         if not runs:
             raise ConfigError("report needs run directories, an ablation, or a folder of runs")
+
+        from fwp_rl.reports.sources import find_runs
+
+        find_runs(runs)  # a typo is told before torch is imported
 
         from fwp_rl import agents  # noqa: F401 (fills the registry of agents)
         from fwp_rl.reports.page import write_report
@@ -318,7 +330,7 @@ def _ablate(args: list[str]) -> None:
             plain: Print plain lines instead of the live table, as is done outside a terminal.
         """
         from fwp_rl.machine import usable_cores
-        from fwp_rl.runs.yaml_files import grid_path
+        from fwp_rl.runs.yaml_files import grid_path, read_yaml
 
         for name, value in (("jobs", jobs), ("threads", threads)):
             if value is not None and value < 1:
@@ -327,6 +339,7 @@ def _ablate(args: list[str]) -> None:
         jobs = jobs or max(1, cores // 2)
         threads = threads or max(1, cores // jobs)
         source = grid_path(grid)
+        read_yaml(source)  # a typo is told before torch is imported
 
         from fwp_rl import agents  # noqa: F401  # fills the registry of agents
         from fwp_rl.ablation.grid import load_grid
@@ -374,17 +387,17 @@ def _doctor(args: list[str]) -> None:
 
 
 def _bench(args: list[str]) -> None:
-    from fwp_rl.bench import BENCHMARKS, load_benchmark
+    from fwp_rl.bench.commands import BENCHMARKS
 
     if not args or args[0] in ("-h", "--help"):
-        lines = [f"  {name:9} {what}" for name, what in BENCHMARKS.items()]
+        lines = [f"  {name:9} {what}" for name, (_, what) in BENCHMARKS.items()]
         print("usage: fwp-rl bench NAME [--flags]\n\n" + "\n".join(lines))
         if not args:
             sys.exit(2)
         return
     if args[0] not in BENCHMARKS:
         _fail(f"no benchmark {args[0]!r}. {suggestion(args[0], BENCHMARKS)}", 2)
-    tyro.cli(load_benchmark(args[0]), args=args[1:], prog=f"fwp-rl bench {args[0]}")
+    tyro.cli(BENCHMARKS[args[0]][0], args=args[1:], prog=f"fwp-rl bench {args[0]}")
 
 
 COMMANDS: dict[str, tuple[Callable[[list[str]], None], str]] = {

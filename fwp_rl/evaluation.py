@@ -19,8 +19,8 @@ from rich.table import Table
 
 from fwp_rl.envs import Game, VectorEnv
 from fwp_rl.envs.atari import protocol_in_words
-from fwp_rl.envs.atari.scores import human_normalized
 from fwp_rl.machine import choose_device, facts
+from fwp_rl.reports.statistics import normalized_score
 from fwp_rl.rl.collector import Actor
 from fwp_rl.runs.checkpoint import best
 from fwp_rl.runs.directory import RunDirectory
@@ -225,7 +225,7 @@ def _summary(games: list[Game], saved: SavedPolicy) -> dict[str, Any]:
     if len(returns) > 1:
         resampled = np.random.default_rng(0).choice(returns, (10_000, len(returns))).mean(axis=1)
         interval = [float(end) for end in np.quantile(resampled, (0.025, 0.975))]
-    family, _, name = task.partition("/")
+    human = saved.env.human_scores()
     return {
         "task": task,
         "mean": mean,
@@ -238,7 +238,7 @@ def _summary(games: list[Game], saved: SavedPolicy) -> dict[str, Any]:
         "mean_length": float(np.mean([game.length for game in games])),
         "truncated": sum(game.truncated for game in games),
         "success": _success([saved.env.success(game) for game in games]),
-        "human_normalized": human_normalized(name, mean) if family == "atari" else None,
+        "human_normalized": None if human is None else normalized_score(saved.env, mean),
     }
 
 

@@ -12,11 +12,16 @@ from rich.console import Console
 from rich.table import Table
 
 from fwp_rl.registry import Registry, canonical
-from fwp_rl.runs.yaml_files import grid_names, grid_path, preset_names, preset_path, read_yaml
+from fwp_rl.runs.yaml_files import (
+    SECTIONS,
+    grid_names,
+    grid_path,
+    preset_names,
+    preset_path,
+    read_yaml,
+)
 
 __all__ = ["LISTS", "ablation_rows", "preset_rows"]
-
-_SECTIONS = ("env", "core", "encoder")
 
 REFERENCE_INPUT = 257
 """256 features and the last reward: the core input of the papers' Atari agents."""
@@ -70,8 +75,8 @@ def preset_rows() -> Iterator[tuple[str, str, str, str, str, int]]:
     from fwp_rl.envs import ENVS
 
     for preset in preset_names():
-        fields = _stated(read_yaml(preset_path(preset)), "agent", *_SECTIONS, "total_steps")
-        env, core, encoder = (_section(fields[name]) for name in _SECTIONS)
+        fields = _stated(read_yaml(preset_path(preset)), "agent", *SECTIONS, "total_steps")
+        env, core, encoder = (_section(fields[name]) for name in SECTIONS)
         spec = ENVS[env.pop("name")](**env).spec()
         names = (canonical(section["name"]) for section in (core, encoder))
         yield preset, canonical(fields["agent"]), spec.name, *names, fields["total_steps"]
@@ -105,7 +110,7 @@ def _stated(fields: Mapping[str, Any], *wanted: str) -> Mapping[str, Any]:
     to its default, the whole config, which takes torch."""
     named = all(
         isinstance(fields.get(name), str) or "name" in (fields.get(name) or {})
-        for name in _SECTIONS
+        for name in SECTIONS
         if name in wanted
     )
     if named and fields.keys() >= set(wanted):

@@ -9,6 +9,7 @@ import platform
 import re
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -39,27 +40,33 @@ _ONE_GIB = 1 << 30
 _PACKAGES = ("fwp-rl", "torch", "numpy", "numba", "envpool", "ale-py", "gymnasium")
 
 
-def check_device_name(name: str) -> None:
+def check_device_name(name: str, *, field: str = "device") -> None:
     """ConfigError unless it names a device, whether or not this machine has it: a run that was
-    trained on a GPU is read on machines without one."""
+    trained on a GPU is read on machines without one.
+
+    field  what the error calls it
+    """
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", str(name)):
-        raise ConfigError(f"device: got {name!r}, expected auto, cpu, cuda or cuda:N")
+        raise ConfigError(f"{field}: got {name!r}, expected auto, cpu, cuda or cuda:N")
 
 
-def choose_device(name: str) -> torch.device:
+def choose_device(name: str, *, field: str = "device") -> torch.device:
     """The device of that name: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``; auto takes a CUDA device
-    where there is one. ConfigError where it is none of these, or this machine does not have it."""
+    where there is one. ConfigError where it is none of these, or this machine does not have it.
+
+    field  of the config or flag that names it, for the error: ``device``, ``actors.device``
+    """
     import torch
 
-    check_device_name(name)
+    check_device_name(name, field=field)
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if name == "auto":
         return torch.device("cuda" if count else "cpu")
     device = torch.device(name)
     if device.type == "cuda" and (device.index or 0) >= count:
         have = f"only {count}, counted from cuda:0" if count else "no CUDA device"
-        instead = "a smaller number" if count else "--device cpu"
-        raise ConfigError(f"device: got {name!r}, but torch finds {have} here; use {instead}")
+        instead = "a smaller number" if count else f"--{field} cpu"
+        raise ConfigError(f"{field}: got {name!r}, but torch finds {have} here; use {instead}")
     return device
 
 
@@ -74,11 +81,20 @@ def usable_cores(root: Path = Path("/")) -> int:
 
 
 def limit_threads() -> None:
-    """Before torch is imported: let it compute with no more threads than a container's quota pays
-    for, unless OMP_NUM_THREADS is set. Affinity OpenMP sees by itself, a quota it does not."""
+    """Let torch compute with no more threads than a container's quota pays for, unless
+    OMP_NUM_THREADS is set. Affinity OpenMP sees by itself, a quota it does not.
+
+    Best before torch is imported: OpenMP then starts no thread in vain, and processes that this one
+    starts are limited too. Later on torch is told, for the whole process.
+    """
     cores = usable_cores()
-    if cores < _affinity():
-        os.environ.setdefault("OMP_NUM_THREADS", str(cores))
+    if cores >= _affinity() or "OMP_NUM_THREADS" in os.environ:
+        return
+    torch = sys.modules.get("torch")
+    if torch is None:
+        os.environ["OMP_NUM_THREADS"] = str(cores)
+    elif torch.get_num_threads() > cores:
+        torch.set_num_threads(cores)
 
 
 def _affinity() -> int:

@@ -58,7 +58,7 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["train", "--resume"], "--resume needs the run directory"),
         (["train", "--resume", "--seed=3"], "--resume needs the run directory"),
         (["train", "recall", "--resume", "x"], "give a preset or --resume, not both"),
-        (["watch", "nowhere", "--output=game.avi"], "expected a name that ends in .mp4 or .gif"),
+        (["watch", ".", "--output=game.avi"], "expected a name that ends in .mp4 or .gif"),
         (["list", "coers"], "Did you mean 'cores'?"),
         (["list"], "usage: fwp-rl list"),
         (["bench", "trainin"], "Did you mean 'training'?"),
@@ -111,17 +111,26 @@ def test_lists(what: str, capsys: pytest.CaptureFixture[str]) -> None:
         ("trian", 2, "Did you mean 'train'?"),
         ("train --help", 0, "minigrid_memory_s11"),
         ("train quikstart", 2, "Did you mean 'quickstart'?"),
+        ("train nothing.yaml", 2, "nothing.yaml: cannot be read"),
         ("train --resume runs/nothing", 1, "runs/nothing"),
         ("evaluate --help", 0, "--protocol"),
+        ("evaluate runs/nothing", 1, "runs/nothing: there is no such folder"),
         ("watch --help", 0, "--still"),
+        ("watch runs/nothing", 1, "expected a policy folder, a run directory"),
         ("report --help", 0, "--title"),
         ("report", 2, "report needs run directories"),
+        ("report runs/nothing", 2, "runs/nothing: there is no such run directory"),
+        ("report fwp_rl", 2, "no run to report on"),
         ("ablate --help", 0, "--dry-run"),
+        ("ablate nothing.yaml", 2, "nothing.yaml: cannot be read"),
         ("ablate cores_quik", 2, "Did you mean 'cores_quick'?"),
         ("ablate cores_quick --jobs=0", 2, "--jobs: got 0"),
         ("doctor --help", 0, "exit code 1"),
         ("bench --help", 0, "kernels"),
         ("bench trainin", 2, "Did you mean 'training'?"),
+        ("bench training --help", 0, "--rounds"),
+        ("bench training --rounds=0", 2, "expected 1 or more"),
+        ("bench kernels --help", 0, "--quick"),
         ("list --help", 0, "ablations"),
         ("list coers", 2, "Did you mean 'cores'?"),
         ("list envs", 0, "gymnasium"),
@@ -157,6 +166,7 @@ def test_train_evaluate_and_the_best_checkpoint(
     assert result["protocol"]["actions"] == "sampled"
     assert result["environment"]["num_cues"] == 4
     assert result["network"]["core"]["name"] == "delta_net"
+    assert result["summary"]["human_normalized"] is None, "no human has played this"
     success = result["summary"]["success"]
     assert success["rate"] == result["summary"]["mean"], "in this task the return is the success"
     low, high = success["interval"]

@@ -2,11 +2,14 @@
 
 import re
 import tomllib
+from doctest import DocTestFinder, DocTestRunner
 from pathlib import Path
 
 import pytest
+import torch
 
 import fwp_rl
+from fwp_rl import kernels
 
 ROOT = Path(__file__).parents[1]
 
@@ -21,6 +24,15 @@ def test_the_python_page_runs(
     exec(compile("\n".join(blocks), "docs/python.md", "exec"), {})
     assert "games, mean return" in capsys.readouterr().out
     assert (tmp_path / "runs" / "mine" / "policy").is_dir()
+
+
+@pytest.mark.parametrize("op", kernels.OPS)
+def test_the_example_of_an_op_runs(op: str) -> None:
+    function = getattr(kernels, op)
+    (example,) = DocTestFinder().find(function, op, globs={"torch": torch, op: function})
+    assert example.examples
+    said: list[str] = []
+    assert DocTestRunner().run(example, out=said.append).failed == 0, "".join(said)
 
 
 def test_links_of_the_pages_lead_somewhere() -> None:

@@ -10,8 +10,11 @@ import torch
 
 import fwp_rl
 from fwp_rl import machine
+from fwp_rl.agents.ppo import PPOConfig
 from fwp_rl.config import ConfigError
-from fwp_rl.machine import choose_device, facts, usable_cores
+from fwp_rl.machine import choose_device, cpu_threads, facts, usable_cores
+from fwp_rl.rl.actors import ActorsConfig
+from fwp_rl.training.session import TrainingSession
 
 
 @pytest.mark.parametrize("name", ["tpu", "cuda:", "cuda:-1", "cuda:x", "meta", "", "CPU", "cpu:0"])
@@ -105,6 +108,15 @@ def test_the_cores_are_those_that_affinity_and_quota_allow(
     assert usable_cores(system(tmp_path, groups, **files)) == cores
 
 
+def test_a_device_is_called_by_the_field_that_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    message = r"^actors\.device: got 'cuda:5', .* use --actors.device cpu$"
+    with pytest.raises(ConfigError, match=message):
+        ActorsConfig(device="cuda:5").resolve_device(torch.device("cpu"))
+    with pytest.raises(ConfigError, match=r"^actors\.device: got 'tpu', expected auto"):
+        choose_device("tpu", field="actors.device")
+
+
 @pytest.mark.usefixtures("eight_cores")
 @pytest.mark.parametrize(
     ("usable", "before", "after"), [(3, None, "3"), (3, "5", "5"), (8, None, None)]
@@ -113,6 +125,7 @@ def test_torch_gets_the_threads_that_a_quota_pays_for(
     usable: int, before: str | None, after: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(machine, "usable_cores", lambda: usable)
+    monkeypatch.delitem(sys.modules, "torch")
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     if before is not None:
         monkeypatch.setenv("OMP_NUM_THREADS", before)
@@ -121,6 +134,24 @@ def test_torch_gets_the_threads_that_a_quota_pays_for(
         assert os.environ.get("OMP_NUM_THREADS") == after
     finally:
         os.environ.pop("OMP_NUM_THREADS", None)  # the rest is monkeypatch's to restore
+
+
+@pytest.mark.usefixtures("eight_cores")
+@pytest.mark.parametrize(
+    ("usable", "variable", "before", "after"),
+    [(3, None, 5, 3), (3, None, 2, 2), (3, "5", 5, 5), (8, None, 9, 9)],
+)
+def test_training_from_python_gets_them_too(
+    usable: int, variable: str | None, before: int, after: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "usable_cores", lambda: usable)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if variable is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", variable)
+    with cpu_threads(before):
+        TrainingSession(PPOConfig(device="cpu", keep_memory=False))
+        assert torch.get_num_threads() == after
+        assert os.environ.get("OMP_NUM_THREADS") == variable
 
 
 @pytest.mark.usefixtures("eight_cores")

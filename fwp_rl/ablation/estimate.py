@@ -7,12 +7,6 @@ from fwp_rl.ablation.grid import Cell
 
 __all__ = ["guessed_seconds", "remaining_seconds", "steps_per_second"]
 
-GUESSED_SPEED = {"atari": 500.0, "minigrid": 5_000.0}
-GUESSED_SPEED_ELSEWHERE = 1_500.0
-"""Steps per second of a run on one core of a server CPU with bfloat16 arithmetic, by family of
-environments, rounded: half of what ``fwp-rl bench training`` made on two cores with delta_net (see
-docs/benchmarks), and what the runs of minigrid_memory and cores_quick made."""
-
 
 def steps_per_second(cell: Cell, known: Sequence[tuple[Cell, CellProgress]]) -> float | None:
     """Training speed to expect of a cell: its own so far, else the mean of the cells that have the
@@ -50,13 +44,10 @@ def remaining_seconds(
 
 
 def guessed_seconds(cells: Sequence[Cell], *, jobs: int, threads: int) -> float:
-    """An order of magnitude for a grid of which nothing has run: see ``GUESSED_SPEED``."""
-    seconds = 0.0
-    for cell in cells:
-        family = cell.config.env.spec().name.partition("/")[0]
-        speed = GUESSED_SPEED.get(family, GUESSED_SPEED_ELSEWHERE)
-        seconds += cell.config.total_steps / (speed * threads)
-    return seconds / jobs
+    """An order of magnitude for a grid of which nothing has run: see ``guessed_speed`` of the
+    environments' configs."""
+    seconds = sum(cell.config.total_steps / cell.config.env.guessed_speed() for cell in cells)
+    return seconds / (threads * jobs)
 
 
 def _common(one: Cell, other: Cell) -> int:

@@ -25,12 +25,11 @@ from typing import Any
 from fwp_rl.config import ConfigError
 from fwp_rl.registry import canonical, suggestion
 from fwp_rl.resources import configs_dir
-from fwp_rl.runs.yaml_files import preset_path, read_yaml
+from fwp_rl.runs.yaml_files import SECTIONS, preset_path, read_yaml
 
-__all__ = ["PlainCell", "lay_out"]
+__all__ = ["PlainCell", "lay_out", "says_little"]
 
 _KEYS = ("preset", "overrides", "axes")
-_SECTIONS = ("core", "encoder", "env")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,7 +132,7 @@ def _lay_over(
     fields = dict(below)
     for key, value in above.items():
         before = fields.get(key)
-        if sections and key in _SECTIONS:
+        if sections and key in SECTIONS:
             before, value = _section(before), _section(value)
             known = str(before.get("name", ""))
             if canonical(str(value.get("name", known))) != canonical(known):
@@ -152,11 +151,17 @@ def _section(value: Any) -> dict[str, Any]:
     return {} if value is None else {"name": value}
 
 
+def says_little(label: str) -> bool:
+    """Whether a label means nothing without its axis: a number, none, a truth value."""
+    return re.fullmatch(r"[\d_.eE+-]+|none|True|False", label) is not None
+
+
 def _cell_name(labels: Mapping[str, str]) -> str:
-    """``lstm-Catch-s1``: fit for a file name, numbers with the initial of their axis."""
+    """``lstm-Catch-s1``: fit for a file name, numbers with the last word of their axis."""
     parts = []
     for axis, label in labels.items():
-        number = re.fullmatch(r"[\d_.eE+]+|none|True|False", label)
-        initial = axis.rpartition(".")[2] if axis != "seed" else "s"
-        parts.append(f"{initial}{label}" if number else label)
+        word = axis.rpartition(".")[2] if axis != "seed" else "s"
+        # a number with a minus (-1, 1e-05) never got the word, and folders that lie there now are
+        # to be found again; two cells of one name are refused
+        parts.append(f"{word}{label}" if says_little(label) and "-" not in label else label)
     return re.sub(r"[^A-Za-z0-9._-]+", "_", "-".join(parts)).strip(".-") or "cell"

@@ -7,19 +7,17 @@ import multiprocessing
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import torch
-import tyro
 from rich.console import Console
 from rich.table import Table
 
 from fwp_rl.agents.impala import IMPALAConfig
 from fwp_rl.agents.ppo import PPOConfig
-from fwp_rl.config import ConfigError
 from fwp_rl.cores import CORES, build_core
 from fwp_rl.envs.atari import AtariConfig
 from fwp_rl.machine import choose_device, facts
@@ -40,37 +38,17 @@ WARM_UP = 2
 
 
 def bench_training(
-    cores: Annotated[tuple[str, ...], tyro.conf.arg(metavar="CORE")] = (
-        "feedforward",
-        "lstm",
-        "delta_net",
-    ),
+    cores: Sequence[str],
     *,
-    agent: Literal["ppo", "impala"] = "ppo",
-    encoder: Literal["nature_cnn", "impala_resnet"] = "nature_cnn",
-    game: str = "Pong",
-    num_envs: int | None = None,
-    iterations: int = 10,
-    rounds: int = 3,
-    output: Path | None = None,
+    agent: Literal["ppo", "impala"],
+    encoder: Literal["nature_cnn", "impala_resnet"],
+    game: str,
+    num_envs: int | None,
+    iterations: int,
+    rounds: int,
+    output: Path | None,
 ) -> None:
-    """Steps per second of an agent with each core. PPO: rollout 128, 4 epochs x 4 minibatches;
-    IMPALA: the preset impala_cpu.
-
-    Args:
-        cores: Registered cores to compare.
-        agent: Which agent trains.
-        encoder: The network before the core.
-        game: Atari game.
-        num_envs: Environments; none: 16 with PPO, the preset's with IMPALA.
-        iterations: Measured iterations of 2,048 steps per run, after two that warm up.
-        rounds: Runs per core; the cores take turns.
-        output: Also write the figures to this JSON file.
-    """
-    if iterations < 1 or rounds < 1:
-        raise ConfigError(
-            f"iterations and rounds: got {iterations} and {rounds}, expected 1 or more"
-        )
+    """Measure and print steps per second, as ``commands.training`` says."""
     base: PPOConfig | IMPALAConfig = PPOConfig()
     if agent == "impala":
         preset = load_preset("impala_cpu")

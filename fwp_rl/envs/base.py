@@ -121,9 +121,19 @@ class EnvConfig:
 
     def score_bounds(self) -> tuple[float, float] | None:
         """The returns that become 0 and 1 where scores of different tasks are brought to one scale:
-        the least and the greatest that a game can have, or, on Atari, a random player's and a
-        human's; None where the task states none."""
+        ``human_scores``, or else the least and the greatest that a game can have; None where the
+        task states none."""
+        return self.human_scores()
+
+    def human_scores(self) -> tuple[float, float] | None:
+        """Mean returns of a random player and of a human; None where nobody has measured them."""
         return None
+
+    def guessed_speed(self) -> float:
+        """Training steps per second to reckon with on one core of a server CPU with bfloat16
+        arithmetic, before anything has run: half of what two cores made, rounded (see
+        docs/benchmarks, and the runs of the ablations minigrid_memory and cores_quick)."""
+        return 1_500.0
 
     def frames_per_step(self) -> int:
         """Frames of the screen that one step plays; 1 unless actions are repeated."""

@@ -115,6 +115,9 @@ class MiniGridConfig(EnvConfig):
     def score_bounds(self) -> tuple[float, float]:
         return 0.0, 1.0
 
+    def guessed_speed(self) -> float:
+        return 5_000.0
+
     def make(
         self,
         num_envs: int,

@@ -6,13 +6,16 @@ microseconds.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from importlib import import_module
 from typing import Any, Final
 
 import torch
 from torch import Tensor
 
+from fwp_rl.kernels import cuda_driver
 from fwp_rl.kernels.dispatch import choose_backend
+from fwp_rl.kernels.errors import BackendError
 from fwp_rl.kernels.inputs import HALF, Argument, check_arguments, check_state, in_float32
 from fwp_rl.kernels.registration import Kernel, register
 from fwp_rl.registry import suggestion
@@ -145,7 +148,7 @@ class Op:
         autocast = _under_autocast(device)
         sizes = check_arguments(self.arguments, tensors, one_dtype=not autocast)
         dtype = torch.float32 if autocast else tensors[0].dtype
-        refusal = self._cuda_refusal(sizes, dtype) if device == "cuda" else ""
+        refusal = self._cuda_refusal(sizes, tensors[0], dtype) if device == "cuda" else ""
         name = choose_backend(self.name, self.backends, device, backend, refusal=refusal)
         if autocast:
             with torch.autocast(device, enabled=False):
@@ -203,14 +206,17 @@ class Op:
                     f"only {others} goes without"
                 )
 
-    def _cuda_refusal(self, sizes: Mapping[str, int], dtype: torch.dtype) -> str:
-        """Why the CUDA kernels do not take what is given; empty when they do."""
+    def _cuda_refusal(self, sizes: Mapping[str, int], x: Tensor, dtype: torch.dtype) -> str:
+        """Why the CUDA kernels do not take what is given, on the device of x; empty when they
+        do."""
         if dtype == torch.float64:
             return "computes in float32, the inputs are float64"
         for letter, limit in self.cuda_limits.items():
             if sizes[letter] > limit:
                 return f"takes {letter} up to {limit}, the inputs have {sizes[letter]}"
-        return ""
+        # int: compiled for these sizes, which are a network's and do not change
+        needed = tuple([int(sizes[letter]) for letter in self.cuda_limits])
+        return device_refusal(self.package, needed, x.device.index or 0)
 
     def _run_in_half(
         self, backend: str, tensors: Sequence[Any], options: Sequence[str]
@@ -249,3 +255,22 @@ def _device_type(x: Any) -> str:
 
 def _under_autocast(device: str) -> bool:
     return device in _AUTOCAST and torch.is_autocast_enabled(device)
+
+
+def device_refusal(package: str, sizes: tuple[int, ...], device: int) -> str:
+    """Why a GPU cannot run the kernels of an op at sizes of its ``cuda_limits``: too little shared
+    memory, or an architecture that NVRTC does not know; empty when it can."""
+    return _device_refusal(package, sizes, device)
+
+
+# As choose_backend: a constant to torch.compile, which does not look inside.
+device_refusal._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
+@cache
+def _device_refusal(package: str, sizes: tuple[int, ...], device: int) -> str:
+    kernels = import_module(f"{package}.cuda").kernels_for(*sizes)
+    try:
+        return cuda_driver.refusal(kernels, device)
+    except BackendError:  # neither driver nor NVRTC: dispatch says so
+        return ""

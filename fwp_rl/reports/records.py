@@ -5,16 +5,16 @@ several. A directory that is no run, or that is damaged, is named and left out.
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from fwp_rl.config import ConfigError
+from fwp_rl.ablation.layout import says_little
 from fwp_rl.cores import CORES
+from fwp_rl.reports.sources import find_runs, no_runs, reason
 from fwp_rl.runs.config import TrainConfig
 from fwp_rl.runs.directory import RunDirectory
-from fwp_rl.runs.files import parse_json
 from fwp_rl.runs.metrics import read_metrics
 from fwp_rl.runs.presets import experiment, load_preset
 from fwp_rl.runs.results import Score, paper_evaluation, score
@@ -33,7 +33,8 @@ class Record:
     task        what it was trained on
     rows        of metrics.jsonl
     score       None where its last checkpoint was not evaluated
-    paper       the newest evaluation of single lives, as the papers' code counts; None without one
+    paper       the last checkpoint's newest evaluation of single lives, as the papers' code counts;
+                None without one
     """
 
     path: Path
@@ -85,47 +86,17 @@ def read_records(paths: Sequence[str | Path]) -> Records:
 
     ConfigError where nothing is left to report on.
     """
-    runs, skipped = [], {}
-    seen: set[Path] = set()
-    for given in map(Path, paths):
-        for path, labels in _expand(given):
-            if path.resolve() in seen:
-                continue
-            seen.add(path.resolve())
-            try:
-                runs.append(_read(path, labels))
-            # whatever is wrong with one directory, the others are reported on
-            except Exception as error:
-                reason = str(error).removeprefix(f"{path}: ")  # the path is said beside it
-                skipped[str(path)] = reason or type(error).__name__
-    if not runs:
-        why = "; ".join(f"{path}: {reason}" for path, reason in skipped.items()) or "nothing there"
-        raise ConfigError(f"no run to report on: {why}")
-    return Records(runs=_told_apart(runs), skipped=skipped)
-
-
-def _expand(path: Path) -> Iterator[tuple[Path, Mapping[str, str]]]:
-    """Run directories at or right below a path, with an ablation's labels."""
-    if RunDirectory.is_run(path) or not path.is_dir():
-        yield path, {}
-        return
-    labels: dict[str, Mapping[str, str]] = {}
-    ablation = path / "ablation.json"
-    if ablation.is_file():
+    found, skipped = find_runs(paths)
+    runs = []
+    for path, labels in found.items():
         try:
-            cells = parse_json(ablation.read_bytes(), ablation)["cells"]
-            labels = {cell["run"]: cell["labels"] for cell in cells}
-        except (OSError, RuntimeError, KeyError, TypeError):
-            labels = {}  # damaged: the runs speak for themselves
-    below = [p for p in sorted(path.iterdir()) if p.is_dir() and not p.name.startswith(".")]
-    # an ablation's own folders, and what a report has written, are no runs
-    below = [p for p in below if p.name not in ("configs", "logs", "report")]
-    if labels:
-        below.sort(key=lambda p: list(labels).index(p.name) if p.name in labels else len(labels))
-    if not below:
-        yield path, {}
-    for folder in below:
-        yield folder, labels.get(folder.name, {})
+            runs.append(_read(path, labels))
+        # whatever is wrong with one directory, the others are reported on
+        except Exception as error:
+            skipped[str(path)] = reason(error, path)
+    if not runs:
+        raise no_runs(skipped)
+    return Records(runs=_told_apart(runs), skipped=skipped)
 
 
 def _read(path: Path, labels: Mapping[str, str]) -> Record:
@@ -153,8 +124,7 @@ def _read(path: Path, labels: Mapping[str, str]) -> Record:
 
 def _in_words(axis: str, label: str) -> str:
     """The label, with its axis where it would say nothing alone: ``heads 2``."""
-    alone = not re.fullmatch(r"[\d_.eE+-]+|none|True|False", label)
-    return label if alone else f"{axis.rpartition('.')[2]} {label}"
+    return f"{axis.rpartition('.')[2]} {label}" if says_little(label) else label
 
 
 def _told_apart(runs: list[Record]) -> list[Record]:

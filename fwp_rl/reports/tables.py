@@ -237,7 +237,7 @@ def runs(records: Records, folder: Path) -> Table:
     rows = []
     for run in records.runs:
         score = run.score
-        interval = None if score is None else score.result["summary"]["interval"]
+        interval = None if score is None else score.result["summary"].get("interval")
         rows.append(
             [
                 Cell(run.task),

@@ -59,7 +59,9 @@ class ActorsConfig:
 
     def resolve_device(self, learner: torch.device) -> torch.device:
         """The device to act on beside a learner's."""
-        return learner if self.device == "auto" else choose_device(self.device)
+        if self.device == "auto":
+            return learner
+        return choose_device(self.device, field="actors.device")
 
     def cores_left(self, learner: torch.device) -> int:
         """The CPU cores that a learner has for itself, one at least."""

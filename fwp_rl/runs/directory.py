@@ -26,12 +26,25 @@ import yaml
 from filelock import FileLock, Timeout
 
 from fwp_rl.machine import facts
-from fwp_rl.runs.files import parse_json, write_file, write_json
+from fwp_rl.runs.files import (
+    CheckpointError,
+    folder_exists,
+    parse_json,
+    write_file,
+    write_json,
+)
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["RunDirectory", "RunError", "RunState", "default_run_name"]
+__all__ = [
+    "RunDirectory",
+    "RunError",
+    "RunState",
+    "check_policy_folder",
+    "default_run_name",
+    "policy_folder",
+]
 
 RunState = Literal["running", "finished", "stopped", "failed"]
 
@@ -49,6 +62,24 @@ def default_run_name(what: str, *, game: str, core: str, seed: int, now: datetim
     """
     name = f"{what}-{game}-{core}-s{seed}-{now:%Y%m%d-%H%M%S}"
     return re.sub(r"[^A-Za-z0-9._-]+", "_", name)
+
+
+def policy_folder(path: Path) -> Path:
+    """The folder of the policy at a path: of a run its policy/, else the path itself.
+    CheckpointError where there is no such folder."""
+    inside = path / "policy"
+    folder = inside if folder_exists(inside) or RunDirectory.is_run(path) else path
+    check_policy_folder(folder)
+    return folder
+
+
+def check_policy_folder(folder: Path) -> None:
+    """CheckpointError unless it exists; what it holds is not looked at."""
+    if not folder_exists(folder):
+        raise CheckpointError(
+            f"{folder}: there is no such folder; expected a policy folder, a run directory that "
+            "has saved a policy/, or a checkpoint of such a run (RUN/checkpoints/step_...)"
+        )
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ import tyro
 from fwp_rl.config import ConfigError, union_members
 from fwp_rl.registry import UnknownNameError, suggestion
 from fwp_rl.runs.config import TrainConfig
-from fwp_rl.runs.presets import SECTIONS
+from fwp_rl.runs.presets import REGISTRIES
 
 __all__ = ["apply_flags", "as_flags"]
 
@@ -59,7 +59,7 @@ def as_flags(fields: Mapping[str, Any]) -> list[str]:
 def _sections(config: TrainConfig) -> dict[str, Any]:
     """Field → registry, for the fields whose class is chosen by name."""
     hints = typing.get_type_hints(type(config))
-    return {name: SECTIONS[hint] for name, hint in hints.items() if hint in SECTIONS}
+    return {name: REGISTRIES[hint] for name, hint in hints.items() if hint in REGISTRIES}
 
 
 def _select(config: C, section: str, name: str) -> C:

@@ -35,14 +35,8 @@ from fwp_rl.runs.checkpoint import (
     module_tensors,
     read_tensors,
 )
-from fwp_rl.runs.files import (
-    SealedFolder,
-    dump_json,
-    folder_exists,
-    parse_json,
-    read_folder,
-    write_folder,
-)
+from fwp_rl.runs.directory import check_policy_folder, policy_folder
+from fwp_rl.runs.files import SealedFolder, dump_json, parse_json, read_folder, write_folder
 from fwp_rl.runs.presets import config_to_dict, env_config_from_dict, policy_config_from_dict
 from fwp_rl.types import EnvSpec, Observation
 
@@ -93,8 +87,7 @@ def load_saved(path: str | Path) -> SavedPolicy:
     path = Path(path)
     if (path / TRAINER).is_file():
         return _load_checkpoint(path)
-    inside = path / "policy"
-    folder = inside if folder_exists(inside) or (path / "config.yaml").exists() else path
+    folder = policy_folder(path)
     files = _read(folder).files
     config = parse_json(files[CONFIG], folder / CONFIG)
     weights = read_tensors(files[POLICY], folder / POLICY)
@@ -126,11 +119,7 @@ def _load_checkpoint(path: Path) -> SavedPolicy:
 
 
 def _read(folder: Path) -> SealedFolder:
-    if not folder_exists(folder):
-        raise CheckpointError(
-            f"{folder}: there is no such folder; expected a policy folder, a run directory that "
-            "has saved a policy/, or a checkpoint of such a run (RUN/checkpoints/step_...)"
-        )
+    check_policy_folder(folder)
     try:
         return read_folder(folder, kind="policy", expected=(POLICY, CONFIG))
     except (CheckpointError, OSError):

@@ -24,7 +24,7 @@ from fwp_rl.runs.config import AGENTS, TrainConfig
 from fwp_rl.runs.yaml_files import preset_path, read_yaml
 
 __all__ = [
-    "SECTIONS",
+    "REGISTRIES",
     "bookkeeping",
     "config_from_dict",
     "config_to_dict",
@@ -37,7 +37,11 @@ __all__ = [
 
 D = TypeVar("D")
 
-SECTIONS: dict[type, Registry[Any]] = {CoreConfig: CORES, EncoderConfig: ENCODERS, EnvConfig: ENVS}
+REGISTRIES: dict[type, Registry[Any]] = {
+    CoreConfig: CORES,
+    EncoderConfig: ENCODERS,
+    EnvConfig: ENVS,
+}
 """Base class of a section → the registry that knows its classes by name."""
 
 
@@ -77,7 +81,7 @@ def config_to_dict(
              else they are None, and another protocol may be laid over them
     """
     data: dict[str, Any] = {}
-    for registry in (AGENTS, *SECTIONS.values()):
+    for registry in (AGENTS, *REGISTRIES.values()):
         if as_type is None and type(config) in registry.values():
             data["agent" if registry is AGENTS else "name"] = registry.name_of(type(config))
     for field in dataclasses.fields(as_type or config):
@@ -141,7 +145,7 @@ def _build(cls: type[D], data: Mapping[str, Any], source: str, path: str) -> D:
         if key not in fields:
             hint = suggestion(str(key), fields) or f"Known: {', '.join(fields)}"
             raise ConfigError(f"{source}: {path}{key}: there is no such field. {hint}")
-        registry = SECTIONS.get(hints[key])
+        registry = REGISTRIES.get(hints[key])
         if registry is not None:
             default = fields[key].default_factory
             assert default is not dataclasses.MISSING

@@ -32,44 +32,59 @@ def score(run: RunDirectory, *, games: int = 0) -> Score | None:
     games: the one of most games, then the newest. Never the best of several, and never an earlier
     checkpoint's.
     """
-    # the policy folder holds the last checkpoint's weights, and is what is evaluated as "last"; a
-    # folder that somebody has thinned out still has its status
-    step = saved_step(run.policy)
-    if step is None:
-        step = run.read_status().get("step")
-    found = []
-    for result in _evaluations(run):
-        protocol = result["protocol"]
-        if (
-            result.get("step") == step
-            and protocol.get("checkpoint") != "best"
-            and protocol.get("actions") == "sampled"
-            and protocol.get("games", 0) >= max(games, 1)
-        ):
-            found.append(result)
-    if step is None or not found:
+    found = [
+        result
+        for result in _of_the_last_checkpoint(run)
+        if result["protocol"].get("actions") == "sampled"
+        and type(result["protocol"].get("games")) is int
+        and result["protocol"]["games"] >= max(games, 1)
+    ]
+    if not found:
         return None
     chosen = max(found, key=lambda r: (r["protocol"]["games"], str(r.get("created"))))
     return Score(
         mean=float(chosen["summary"]["mean"]),
-        games=int(chosen["protocol"]["games"]),
-        step=int(step),
+        games=chosen["protocol"]["games"],
+        step=int(chosen["step"]),
         result=chosen,
     )
 
 
 def paper_evaluation(run: RunDirectory) -> Mapping[str, Any] | None:
-    """The newest evaluation, of the furthest step, of single lives as the papers' code counts."""
-    found = [e for e in _evaluations(run) if e["protocol"].get("name") == "paper"]
-    return max(found, key=lambda r: (r.get("step") or 0, str(r.get("created"))), default=None)
+    """The newest evaluation of a run's last checkpoint by single lives, as the papers' code counts;
+    None where there is none."""
+    found = [
+        result
+        for result in _of_the_last_checkpoint(run)
+        if result["protocol"].get("name") == "paper"
+        and type(result["summary"].get("std_of_run_means")) in (int, float)
+    ]
+    return max(found, key=lambda r: str(r.get("created")), default=None)
+
+
+def _of_the_last_checkpoint(run: RunDirectory) -> Iterator[dict[str, Any]]:
+    # the policy folder holds the last checkpoint's weights, and is what is evaluated as "last"; a
+    # folder that somebody has thinned out still has its status
+    step = saved_step(run.policy)
+    if step is None:
+        step = run.read_status().get("step")
+    for result in _evaluations(run):
+        of_the_last = step is not None and result.get("step") == step
+        if of_the_last and result["protocol"].get("checkpoint") != "best":
+            yield result
 
 
 def _evaluations(run: RunDirectory) -> Iterator[dict[str, Any]]:
-    """Those that can be read, in the order of their names."""
+    """Those that can be read and have a mean, in the order of their names."""
     for file in sorted(run.evaluations.glob("*.json")):
         try:
             result = parse_json(file.read_bytes(), file)
-            if isinstance(result["protocol"], dict) and "mean" in result["summary"]:
-                yield result
-        except (OSError, RuntimeError, KeyError, TypeError):
+        except (OSError, RuntimeError):
             continue  # the others count
+        protocol, summary = result.get("protocol"), result.get("summary")
+        if (
+            isinstance(protocol, dict)
+            and isinstance(summary, dict)
+            and type(summary.get("mean")) in (int, float)
+        ):
+            yield result

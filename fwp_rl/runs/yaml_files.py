@@ -5,7 +5,7 @@ Nothing heavy is imported here: a typo and a list are answered before torch is.
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import yaml
 
@@ -13,7 +13,11 @@ from fwp_rl.config import ConfigError
 from fwp_rl.registry import suggestion
 from fwp_rl.resources import configs_dir
 
-__all__ = ["grid_names", "grid_path", "preset_names", "preset_path", "read_yaml"]
+__all__ = ["SECTIONS", "grid_names", "grid_path", "preset_names", "preset_path", "read_yaml"]
+
+SECTIONS: Final = ("env", "core", "encoder")
+"""The fields of a training config whose class is chosen by name; ``presets.REGISTRIES`` knows the
+classes."""
 
 
 def preset_names() -> list[str]:

@@ -17,7 +17,7 @@ from torch import nn
 
 from fwp_rl.cores import CORES
 from fwp_rl.envs import Game
-from fwp_rl.machine import choose_device, keep_freed_memory
+from fwp_rl.machine import choose_device, keep_freed_memory, limit_threads
 from fwp_rl.models.policy import Policy
 from fwp_rl.rl.collector import Stopwatch
 from fwp_rl.runs.checkpoint import newest_good, save_checkpoint
@@ -69,6 +69,7 @@ class TrainingSession:
         self.config = config
         self.resume = resume
         self.device = choose_device(config.device)
+        limit_threads()  # who trains from Python has imported torch before anybody could
         self.step = 0
         """Environment steps with mask 1 so far."""
         self.stopwatch = Stopwatch()

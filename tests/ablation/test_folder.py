@@ -11,6 +11,8 @@ from fwp_rl import agents  # noqa: F401  # fills the registry of agents
 from fwp_rl.ablation.estimate import guessed_seconds, remaining_seconds, steps_per_second
 from fwp_rl.ablation.folder import AblationFolder, CellProgress
 from fwp_rl.ablation.grid import load_grid
+from fwp_rl.envs.atari import AtariConfig
+from fwp_rl.envs.minigrid import MiniGridConfig
 from fwp_rl.runs.directory import RunError
 from fwp_rl.runs.flags import apply_flags
 from fwp_rl.runs.presets import bookkeeping, config_to_dict, load_preset
@@ -182,3 +184,9 @@ def test_before_anything_has_run_there_is_a_guess(grid):
     alone = guessed_seconds(grid.cells, jobs=1, threads=1)
     assert 1 < alone < 100  # 4,000 steps of a toy
     assert guessed_seconds(grid.cells, jobs=2, threads=3) == pytest.approx(alone / 6)
+    slow, fast = (
+        [replace(cell, config=replace(cell.config, env=env)) for cell in grid.cells]
+        for env in (AtariConfig(game="Pong"), MiniGridConfig())
+    )
+    times = [guessed_seconds(cells, jobs=1, threads=1) for cells in (slow, fast)]
+    assert times == [pytest.approx(3 * alone), pytest.approx(0.3 * alone)]

@@ -7,6 +7,7 @@ from rich.console import Console
 
 from fwp_rl import agents
 from fwp_rl.ablation.grid import expand, load_grid
+from fwp_rl.ablation.layout import lay_out
 from fwp_rl.ablation.plan import print_plan
 from fwp_rl.config import ConfigError
 from fwp_rl.envs.atari.scores import SCORES
@@ -37,6 +38,29 @@ def test_a_cell_for_each_combination_in_the_order_of_the_file():
         "env.max_delay": "20",
         "seed": "2",
     }
+
+
+@pytest.mark.parametrize(
+    ("axis", "value", "name"),
+    [
+        ("core.heads", 2, "heads2"),
+        ("learning_rate", 0.001, "learning_rate0.001"),
+        ("core.gradient_horizon", None, "gradient_horizonnone"),
+        ("video", False, "videoFalse"),
+        ("core", "lstm", "lstm"),
+        # a minus: as folders of earlier ablations are called
+        ("learning_rate", 1e-05, "1e-05"),
+        ("core.bias", -1, "1"),
+    ],
+)
+def test_the_names_of_run_directories_stay(axis, value, name):
+    laid = lay_out(RECALL | {"axes": {axis: [value], "seed": [1]}}, source="grid.yaml")
+    assert [cell.name for cell in laid] == [f"{name}-s1"]
+
+
+def test_a_negative_number_is_another_cell():
+    laid = lay_out(RECALL | {"axes": {"a": [-1, 1], "b": [-1, 1, 2]}}, source="grid.yaml")
+    assert len({cell.name for cell in laid}) == 6
 
 
 def test_overrides_lie_over_the_preset_and_axes_over_them():

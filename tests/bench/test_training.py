@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from fwp_rl.bench.training import bench_training
+from fwp_rl.bench.commands import training
 from fwp_rl.config import ConfigError
 
 
@@ -13,7 +13,7 @@ from fwp_rl.config import ConfigError
 @pytest.mark.parametrize("agent", ["ppo", "impala"])
 def test_an_agents_speed(agent: str, tmp_path: Path) -> None:
     file = tmp_path / "training.json"
-    bench_training(("feedforward", "delta_net"), agent=agent, iterations=1, rounds=1, output=file)
+    training(("feedforward", "delta_net"), agent=agent, iterations=1, rounds=1, output=file)
     result = json.loads(file.read_text())
     assert result["agent"] == agent
     for name in ("feedforward", "delta_net"):
@@ -26,4 +26,4 @@ def test_an_agents_speed(agent: str, tmp_path: Path) -> None:
 
 def test_no_iterations_are_refused() -> None:
     with pytest.raises(ConfigError, match="expected 1 or more"):
-        bench_training(iterations=0)
+        training(iterations=0)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fwp_rl.kernels import OPS, BackendError, backend_status, cuda_driver, nvrtc
+from fwp_rl.kernels import OPS, BackendError, backend_status, cuda_driver, dispatch, nvrtc, op
 from fwp_rl.kernels.fast_weight import cuda
 
 KERNEL = nvrtc.Kernel("fast_weight.cuh", "some_kernel", (16, 32), threads=64, shared=100)
@@ -180,3 +180,41 @@ def test_where_there_is_no_driver(stub, monkeypatch):
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
 def test_the_status_says_what_is_missing():
     assert backend_status()["cuda"] == (False, "torch finds no CUDA device")
+
+
+SMALL_GPU = 65_536
+"""Bytes of shared memory that a block has on a T4."""
+
+
+def test_an_op_that_a_gpu_has_no_room_for_is_refused_before_it_begins(stub):
+    stub.stub_set(0, 0, SMALL_GPU)
+    op._device_refusal.cache_clear()
+
+    def refusal(name, *sizes):
+        return op.device_refusal(f"fwp_rl.kernels.{name}", sizes, 0)
+
+    try:
+        assert refusal("srwm", 64, 64) == (
+            "needs 68,992 bytes of shared memory a block, this GPU has 65,536"
+        ), "its backward pass does, and the forward pass is of no use without"
+        assert refusal("srwm", 32, 32) == ""
+        for name, sizes in {
+            "fast_weight": (128, 128),
+            "recurrent_delta": (64, 64),
+            "fast_rnn": (64,),
+            "fast_lstm": (64,),
+        }.items():
+            assert refusal(name, *sizes) == ""
+        compiled = torch.compile(lambda: refusal("srwm", 64, 64), fullgraph=True, backend="eager")
+        assert compiled().startswith("needs 68,992 bytes")
+    finally:
+        op._device_refusal.cache_clear()
+
+
+def test_auto_goes_without_the_kernels_of_such_a_gpu(monkeypatch):
+    """What ``choose_backend`` makes of the refusal."""
+    monkeypatch.setattr(dispatch, "_status", lambda _: dispatch.BackendStatus(True))
+    reason = "needs 68,992 bytes of shared memory a block, this GPU has 65,536"
+    with pytest.warns(UserWarning, match="backend 'cuda' needs 68,992 bytes .* taking 'reference'"):
+        chosen = dispatch.choose_backend("srwm", OPS["srwm"].backends, "cuda", refusal=reason)
+    assert chosen == "reference"

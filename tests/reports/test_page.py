@@ -148,12 +148,12 @@ def test_runs_of_one_core_that_differ_are_told_apart(make_run: MakeRun, tmp_path
 def test_an_ablations_labels_are_taken_over(make_run: MakeRun, tmp_path: Path) -> None:
     folder = tmp_path / "ablation"
     run = make_run(folder=folder)
-    labels = {"core": "small", "horizon": "cut", "task": "fetch", "seed": "1"}
+    labels = {"core": "small", "horizon": "cut", "core.bias": "-1", "task": "fetch", "seed": "1"}
     (folder / "ablation.json").write_text(
         json.dumps({"schema": 1, "cells": [{"name": "x", "run": run.name, "labels": labels}]})
     )
     (record,) = read_records([folder]).runs
-    assert (record.label, record.task) == ("small, cut", "fetch")
+    assert (record.label, record.task) == ("small, cut, bias -1", "fetch")
 
 
 def make_ablation(folder: Path, runs: dict[Path, dict[str, str]]) -> Path:

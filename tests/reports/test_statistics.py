@@ -155,6 +155,7 @@ def test_comparing_needs_the_same_tasks():
 )
 def test_tasks_are_normalised_by_their_bounds(env, low, high):
     assert env.score_bounds() == (low, high)
+    assert env.human_scores() == ((low, high) if isinstance(env, AtariConfig) else None)
     assert normalized_score(env, low) == 0
     assert normalized_score(env, high) == 1
     assert normalized_score(env, (low + high) / 2) == pytest.approx(0.5)

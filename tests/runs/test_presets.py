@@ -1,6 +1,7 @@
 """YAML, Python and the registries agree, and every mistake is named before anything starts."""
 
 import dataclasses
+import typing
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,9 @@ from fwp_rl.envs.atari import AtariConfig
 from fwp_rl.envs.gym import GymnasiumConfig
 from fwp_rl.models.policy import PolicyConfig
 from fwp_rl.registry import UnknownNameError
-from fwp_rl.runs.config import AGENTS
+from fwp_rl.runs.config import AGENTS, TrainConfig
 from fwp_rl.runs.presets import (
+    REGISTRIES,
     bookkeeping,
     config_to_dict,
     env_config_from_dict,
@@ -26,11 +28,16 @@ from fwp_rl.runs.presets import (
     load_preset,
     policy_config_from_dict,
 )
-from fwp_rl.runs.yaml_files import preset_names
+from fwp_rl.runs.yaml_files import SECTIONS, preset_names
 
 
 def build(text: str) -> object:
     return agents.config_from_dict(yaml.safe_load(text), source="mine.yaml")
+
+
+def test_the_sections_are_the_fields_that_a_registry_knows() -> None:
+    hints = typing.get_type_hints(TrainConfig)
+    assert set(SECTIONS) == {name for name, hint in hints.items() if hint in REGISTRIES}
 
 
 @pytest.mark.parametrize("name", preset_names())

@@ -93,23 +93,60 @@ def test_a_checkpoint_called_by_its_own_name_may_be_the_last_one(run: RunDirecto
     assert means(run) == {0.3}
 
 
-def test_damaged_evaluations_do_not_hide_the_others(run: RunDirectory) -> None:
+GOOD: dict[str, Any] = {
+    "step": STEP,
+    "protocol": {"checkpoint": "last", "actions": "sampled", "games": 30},
+    "summary": {"mean": 0.5, "interval": None},
+}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{",
+        "[]",
+        '{"protocol": 3}',
+        '{"protocol": {}, "summary": 1}',
+        *(
+            json.dumps(GOOD | {"protocol": GOOD["protocol"] | {"games": games}})
+            for games in (None, "500", 500.5, True, [500])
+        ),
+        *(json.dumps(GOOD | {"summary": s}) for s in ("the mean", {"mean": None}, {"mean": "1"})),
+    ],
+)
+def test_damaged_evaluations_do_not_hide_the_others(run: RunDirectory, text: str) -> None:
+    run.evaluations.mkdir()
+    (run.evaluations / "damaged.json").write_text(text)
+    assert means(run) == {None}
     write(run, 0.3)
-    for number, text in enumerate(("{", "[]", '{"protocol": 3}', '{"protocol": {}, "summary": 1}')):
-        (run.evaluations / f"damaged-{number}.json").write_text(text)
     assert means(run) == {0.3}
 
 
 def test_single_lives_are_no_score(run: RunDirectory) -> None:
-    lives = {"protocol": {"name": "paper", "actions": "greedy"}, "summary": {"mean": 9.0}}
-    run.evaluations.mkdir()
-    for step in (500, 1000):
-        text = json.dumps(lives | {"step": step})
-        (run.evaluations / f"{step}.json").write_text(text)
-    assert means(run) == {None}
+    """And they are shown by the rule of the score: the last checkpoint's, the newest."""
+    lives: dict[str, Any] = {
+        "protocol": {"name": "paper", "actions": "greedy", "checkpoint": "last"},
+        "summary": {"mean": 9.0, "std_of_run_means": 1.0},
+        "step": STEP,
+        "created": "2026-01-01",
+    }
+
+    def store(name: str, **changes: Any) -> None:
+        run.evaluations.mkdir(exist_ok=True)
+        (run.evaluations / f"{name}.json").write_text(json.dumps(lives | changes))
+
+    store("earlier", step=STEP - 1, created="2026-05-01")
+    store("later", step=STEP + 1, created="2026-05-01")
+    store("best", protocol=lives["protocol"] | {"checkpoint": "best"}, created="2026-05-01")
+    store("damaged", summary={"mean": 9.0}, created="2026-05-01")
+    assert paper_evaluation(run) is None
+    store("b", created="2026-01-02")
+    store("a", created="2026-01-03")
+    store("c", created="2026-01-01")
     found = paper_evaluation(run)
     assert found is not None
-    assert found["step"] == 1000
+    assert found["created"] == "2026-01-03"
+    assert means(run) == {None}
 
 
 def test_a_run_that_went_on_has_no_score_until_it_is_evaluated_again(tmp_path: Path) -> None:

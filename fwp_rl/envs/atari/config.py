@@ -124,8 +124,11 @@ class AtariConfig(EnvConfig):
     def frames_per_step(self) -> int:
         return self.rules.frame_skip
 
-    def score_bounds(self) -> tuple[float, float] | None:
+    def human_scores(self) -> tuple[float, float] | None:
         return SCORES.get(self.game)
+
+    def guessed_speed(self) -> float:
+        return 500.0
 
     def paper_protocol(self) -> "AtariConfig":
         limited = replace(self, max_frames=PAPER_RULES.max_frames)

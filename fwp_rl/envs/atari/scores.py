@@ -1,4 +1,4 @@
-"""Random and human scores of the 57 Atari games, and the scale that they make.
+"""Random and human scores of the 57 Atari games, and scores that papers have published.
 
 Source: ``atari_data.py`` of DeepMind's dqn_zoo, whose constants the fast-weight papers' code uses
 too. They are for whole games: returns of single lives are on another scale.
@@ -6,10 +6,7 @@ too. They are for whole games: returns of single lives are on another scale.
 
 from dataclasses import dataclass
 
-from fwp_rl.config import ConfigError
-from fwp_rl.envs.atari.games import canonical_game
-
-__all__ = ["PUBLISHED", "SCORES", "Published", "human_normalized"]
+__all__ = ["PUBLISHED", "SCORES", "Published"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -125,18 +122,3 @@ SCORES: dict[str, tuple[float, float]] = {
     "Zaxxon": (32.5, 9173.3),
 }
 """Game → score of a random player, score of a human."""
-
-
-def human_normalized(game: str, score: float) -> float | None:
-    """(score − random) / (human − random): 0 plays like chance, 1 like the human.
-
-    game  as ``canonical_game`` reads it: ``MsPacman``, ``Ms Pacman``, ``ALE/MsPacman-v5``; also
-          ``atari/MsPacman``
-
-    None for a game that is not among the 57.
-    """
-    try:
-        bounds = SCORES.get(canonical_game(game.removeprefix("atari/")))
-    except ConfigError:
-        return None
-    return None if bounds is None else (score - bounds[0]) / (bounds[1] - bounds[0])

@@ -2,16 +2,26 @@
 
 from collections.abc import Iterator
 
-from fwp_rl.kernels.fast_rnn.cuda import backward_gates, forward_gates, gate_kernels
+from fwp_rl.kernels.fast_rnn.cuda import (
+    backward_gates,
+    forward_gates,
+    gate_kernels,
+    gate_kernels_for,
+)
 from fwp_rl.kernels.inputs import Inputs, Tensors
 from fwp_rl.kernels.nvrtc import Kernel
 
-__all__ = ["backward", "forward", "kernels"]
+__all__ = ["backward", "forward", "kernels", "kernels_for"]
 
 
 def kernels() -> Iterator[Kernel]:
     """Every kernel of cuda/fast_rnn.cuh that the op can launch."""
     yield from gate_kernels(3)
+
+
+def kernels_for(V: int) -> tuple[Kernel, ...]:
+    """Those that inputs of this size need, forward and backward."""
+    return gate_kernels_for(3, V)
 
 
 def forward(inputs: Inputs, results: Tensors) -> None:

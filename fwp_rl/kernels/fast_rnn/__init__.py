@@ -66,5 +66,13 @@ def fast_rnn(
 
     Dtypes and autocast as in ``fast_weight``; gradients of gradients: reference only. Raises
     TypeError, ValueError or BackendError, in one line.
+
+    Example: 20 steps of 3 environments, 2 heads.
+
+    >>> z, k, v = torch.randn(3, 20, 3, 2, 8).unbind()
+    >>> start = torch.zeros(3, 2, 8, 8), torch.zeros(3, 2, 8)
+    >>> y, (R, y_prev) = fast_rnn(z, k.softmax(-1), v, torch.rand(20, 3, 2), start)
+    >>> y.shape, torch.equal(y[-1], y_prev)
+    (torch.Size([20, 3, 2, 8]), True)
     """
     return OP.apply(z, k, v, beta, state, reset, query, output, backend=backend)

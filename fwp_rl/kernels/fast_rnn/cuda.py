@@ -17,7 +17,16 @@ from fwp_rl.kernels.fast_weight import cuda as fast_weight_cuda
 from fwp_rl.kernels.inputs import Inputs, Tensors
 from fwp_rl.kernels.nvrtc import Kernel
 
-__all__ = ["backward", "backward_gates", "forward", "forward_gates", "gate_kernels", "kernels"]
+__all__ = [
+    "backward",
+    "backward_gates",
+    "forward",
+    "forward_gates",
+    "gate_kernels",
+    "gate_kernels_for",
+    "kernels",
+    "kernels_for",
+]
 
 SIZES = (16, 32, 64)
 FORWARD_CHUNK = 8
@@ -29,11 +38,22 @@ def kernels() -> Iterator[Kernel]:
     yield from gate_kernels(1)
 
 
+def kernels_for(V: int) -> tuple[Kernel, ...]:
+    """Those that inputs of this size need, forward and backward."""
+    return gate_kernels_for(1, V)
+
+
 def gate_kernels(gates: int) -> Iterator[Kernel]:
     """``kernels`` of an op with so many gates."""
     for V in SIZES:
         yield _forward_kernel(gates, V)
         yield _backward_kernel(gates, V)
+
+
+def gate_kernels_for(gates: int, V: int) -> tuple[Kernel, ...]:
+    """``kernels_for`` of an op with so many gates; the backward pass ends in fast_weight's."""
+    fast_weight = fast_weight_cuda.kernels_for(V, V)
+    return _forward_kernel(gates, V), _backward_kernel(gates, V), *fast_weight
 
 
 def _forward_kernel(gates: int, V: int) -> Kernel:

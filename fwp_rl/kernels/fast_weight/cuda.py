@@ -14,7 +14,7 @@ from fwp_rl.kernels.fast_weight import OP
 from fwp_rl.kernels.inputs import Inputs, Tensors
 from fwp_rl.kernels.nvrtc import Kernel
 
-__all__ = ["backward", "forward", "kernels"]
+__all__ = ["backward", "forward", "kernels", "kernels_for"]
 
 SIZES = (16, 32, 64, 128)
 FORWARD_CHUNK = 16
@@ -24,8 +24,12 @@ BACKWARD_CHUNK = 8
 def kernels() -> Iterator[Kernel]:
     """Every kernel that the op can launch."""
     for K, V in product(SIZES, SIZES):
-        yield _forward_kernel(K, V)
-        yield _backward_kernel(K, V)
+        yield from kernels_for(K, V)
+
+
+def kernels_for(K: int, V: int) -> tuple[Kernel, ...]:
+    """Those that inputs of these sizes need, forward and backward."""
+    return _forward_kernel(K, V), _backward_kernel(K, V)
 
 
 @cache

@@ -73,5 +73,15 @@ def recurrent_delta(
 
     Dtypes and autocast as in ``fast_weight``; gradients of gradients: reference only. Raises
     TypeError, ValueError or BackendError, in one line.
+
+    Example: 20 steps of 3 environments, 2 heads.
+
+    >>> xq, xk = torch.randn(2, 20, 3, 2, 8).unbind()
+    >>> xv, xb = torch.randn(20, 3, 2, 5), torch.randn(20, 3, 2)
+    >>> slow = torch.randn(2, 8, 5), torch.randn(2, 8, 5), torch.randn(2, 5, 5), torch.randn(2, 5)
+    >>> start = torch.zeros(3, 2, 5, 8), torch.zeros(3, 2, 5)
+    >>> y, (W, y_prev) = recurrent_delta(xq, xk, xv, xb, *slow, start)
+    >>> y.shape, torch.equal(y[-1], y_prev)
+    (torch.Size([20, 3, 2, 5]), True)
     """
     return OP.apply(xq, xk, xv, xb, R_q, R_k, R_v, r_b, state, reset, backend=backend)

@@ -14,7 +14,7 @@ from fwp_rl.kernels.inputs import Inputs, Tensors
 from fwp_rl.kernels.nvrtc import Kernel
 from fwp_rl.kernels.recurrent_delta import OP
 
-__all__ = ["backward", "forward", "kernels"]
+__all__ = ["backward", "forward", "kernels", "kernels_for"]
 
 SIZES = (16, 32, 64)
 FORWARD_CHUNK = 8
@@ -24,8 +24,13 @@ BACKWARD_CHUNK = 16
 def kernels() -> Iterator[Kernel]:
     """Every kernel that the op can launch."""
     for D in SIZES:
-        yield _forward_kernel(D)
-        yield _backward_kernel(D)
+        yield from kernels_for(D, D)
+
+
+def kernels_for(K: int, V: int) -> tuple[Kernel, ...]:
+    """Those that inputs of these sizes need, forward and backward."""
+    D = _padded(K, V)
+    return _forward_kernel(D), _backward_kernel(D)
 
 
 def _forward_kernel(D: int) -> Kernel:

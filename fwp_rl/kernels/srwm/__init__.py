@@ -79,5 +79,13 @@ def srwm(
 
     Dtypes and autocast as in ``fast_weight``; gradients of gradients: reference only. Raises
     TypeError, ValueError or BackendError, in one line.
+
+    Example: 20 steps of 3 environments, 2 heads.
+
+    >>> x, shapes = torch.randn(20, 3, 2, 8), [(2, 5, 8), (2, 8, 8), (2, 8, 8), (2, 4, 8)]
+    >>> W = [torch.randn(shape) for shape in shapes]
+    >>> y, shift = srwm(x, *W, tuple(torch.zeros(3, *shape) for shape in shapes))
+    >>> y.shape, [part.shape[2] for part in shift]
+    (torch.Size([20, 3, 2, 5]), [5, 8, 8, 4])
     """
     return OP.apply(x, W_y, W_q, W_k, W_b, state, reset, backend=backend)

@@ -15,7 +15,7 @@ from fwp_rl.kernels.inputs import Inputs, Tensors
 from fwp_rl.kernels.nvrtc import Kernel
 from fwp_rl.kernels.srwm import OP
 
-__all__ = ["backward", "forward", "kernels"]
+__all__ = ["backward", "forward", "kernels", "kernels_for"]
 
 SIZES = ((16, 16), (16, 64), (32, 32), (32, 64), (64, 64))
 FORWARD_CHUNK = 16
@@ -25,8 +25,12 @@ BACKWARD_CHUNK = 16
 def kernels() -> Iterator[Kernel]:
     """Every kernel that the op can launch."""
     for K, V in SIZES:
-        yield _forward_kernel(K, V)
-        yield _backward_kernel(K, V)
+        yield from kernels_for(K, V)
+
+
+def kernels_for(K: int, V: int) -> tuple[Kernel, ...]:
+    """Those that inputs of these sizes need, forward and backward."""
+    return _forward_kernel(K, V), _backward_kernel(K, V)
 
 
 def _forward_kernel(K: int, V: int) -> Kernel:

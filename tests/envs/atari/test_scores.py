@@ -1,7 +1,9 @@
 import envpool
 import pytest
 
-from fwp_rl.envs.atari.scores import SCORES, human_normalized
+from fwp_rl.envs.atari import AtariConfig
+from fwp_rl.envs.atari.scores import SCORES
+from fwp_rl.reports.statistics import normalized_score
 
 
 def test_the_57_games_are_all_there_and_can_be_played():
@@ -12,8 +14,8 @@ def test_the_57_games_are_all_there_and_can_be_played():
 def test_the_scale():
     for game, (random, human) in SCORES.items():
         assert random < human
-        assert human_normalized(game, random) == 0
-        assert human_normalized(game, human) == 1
+        assert normalized_score(AtariConfig(game=game), random) == 0
+        assert normalized_score(AtariConfig(game=game), human) == 1
 
 
 @pytest.mark.parametrize(
@@ -27,27 +29,4 @@ def test_the_scale():
     ],
 )
 def test_by_hand(game, score, expected):
-    assert human_normalized(game, score) == pytest.approx(expected)
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "MsPacman",
-        "ms_pacman",
-        "mspacman",
-        "atari/MsPacman",
-        "ALE/MsPacman-v5",
-        "MsPacmanNoFrameskip-v4",
-        "MsPacman-v5",
-        "Ms Pacman",
-        "MsPacmanDeterministic-v4",
-    ],
-)
-def test_names(name):
-    assert human_normalized(name, 6951.6) == 1
-
-
-@pytest.mark.parametrize("name", ["recall", "CartPole-v1", "Adventure", ""])
-def test_other_games_have_no_scale(name):
-    assert human_normalized(name, 1.0) is None
+    assert normalized_score(AtariConfig(game=game), score) == pytest.approx(expected)
