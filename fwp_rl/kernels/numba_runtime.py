@@ -11,7 +11,7 @@ import numba
 import numpy as np
 import torch
 from numba import types
-from numba.extending import intrinsic, overload
+from numba.extending import intrinsic
 
 from fwp_rl.kernels.inputs import Tensors
 from fwp_rl.kernels.numba_cache import cached_njit
@@ -20,8 +20,9 @@ __all__ = [
     "array_at",
     "compiled",
     "compiled_parallel",
-    "exp",
+    "inlined",
     "launch",
+    "part",
     "threading_layer",
     "views",
 ]
@@ -42,15 +43,34 @@ def compiled(kernel: Kernel) -> Kernel:
     return _njit(kernel)
 
 
+def inlined(kernel: Kernel) -> Kernel:
+    """A part of kernels, inlined wherever it is called, and kept with them.
+
+    Left to itself LLVM makes some calls functions of their own, under one name. The process that
+    compiles links the first copy that it has made into all kernels, a process that reads them from
+    the cache finds a copy in each: sums in another order, other bits.
+    """
+    return _njit(kernel, cached=False, inline=True)
+
+
+def part(kernel: Kernel) -> Kernel:
+    """A part of kernels that stays a function of its own, and is kept with them: what moves numbers
+    without adding any, and what is too long to stand in a kernel twice."""
+    return _njit(kernel, cached=False)
+
+
 def compiled_parallel(kernel: Kernel) -> Kernel:
     """``compiled``, with ``numba.prange`` run by numba's threads. Enter it through ``launch``."""
     return _njit(kernel, parallel=True)
 
 
-def _njit(kernel: Kernel, *, parallel: bool = False, cached: bool = True) -> Kernel:
+def _njit(
+    kernel: Kernel, *, parallel: bool = False, cached: bool = True, inline: bool = False
+) -> Kernel:
     options: dict[str, Any] = {
         "parallel": parallel,
         "nogil": True,
+        "forceinline": inline,
         "fastmath": _FASTMATH,
         "error_model": "numpy",
     }
@@ -110,7 +130,7 @@ def _pointer(_: Any, address: Any, like: Any) -> Any:
     return types.CPointer(like)(address, like), generate  # type: ignore[no-untyped-call]
 
 
-@compiled
+@inlined
 def array_at(address: Any, shape: Any, like: Any) -> Any:
     """In a kernel: the array of a shape at an address, of numbers such as ``like``."""
     return numba.carray(_pointer(address, like), shape)  # type: ignore[attr-defined,call-arg]
@@ -139,41 +159,7 @@ def views(zero, sizes, where):
 """
     made: dict[str, Any] = {"array_at": array_at}
     exec(source, made)
-    return _njit(made["views"], cached=False)  # type: ignore[no-any-return]
-
-
-def exp(x: Any) -> Any:
-    """e^x. In a kernel float32 goes through arithmetic alone, so that a loop over it runs in
-    vectors (numba calls libm number by number, several times as slow): within 4e-7 of the truth,
-    relative; 0 below -87.7 and infinite above 88.4, NaN for NaN. float64 is numpy's.
-
-    Cephes' expf: x = n ln 2 + r with |r| <= ln 2 / 2, e^r by a polynomial, 2^n by its bits.
-    """
-    return np.exp(x)
-
-
-def _exp_float32(x: Any) -> Any:
-    f, i = np.float32, np.int32
-    if x == x:
-        x = min(max(x, f(-88)), f(89))  # n = -127 and 128, whose bits are those of 0 and infinity
-    n = np.floor(x * f(1.44269504) + f(0.5))
-    r = x - n * f(0.693147182)
-    p = f(1.9875691500e-4)
-    p = p * r + f(1.3981999507e-3)
-    p = p * r + f(8.3334519073e-3)
-    p = p * r + f(4.1665795894e-2)
-    p = p * r + f(1.6666665459e-1)
-    p = p * r + f(5.0000001201e-1)
-    return (p * r * r + r + f(1)) * i((i(n) + i(127)) << i(23)).view(f)
-
-
-def _exp_float64(x: Any) -> Any:
-    return np.exp(x)
-
-
-@overload(exp, jit_options={"fastmath": {"contract"}, "error_model": "numpy"})
-def _exp(x: Any) -> Any:
-    return _exp_float32 if x == types.float32 else _exp_float64
+    return _njit(made["views"], cached=False, inline=True)  # type: ignore[no-any-return]
 
 
 def threading_layer() -> str:

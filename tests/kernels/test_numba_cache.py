@@ -26,38 +26,43 @@ print("deviation", float((y - expected).abs().max()))
 """
 
 
-def run(package: Path, cache: Path | str, *, before: str = "") -> tuple[float, str]:
-    """How far an op on numba is from the reference in a new process, and what that said."""
+BITS = """
+from hashlib import sha256
+from fwp_rl.kernels import OPS
+from fwp_rl.kernels.samples import flat, make_inputs, outcome
+for name, op in OPS.items():
+    found = outcome(op, make_inputs(op, {"T": 20, "B": 3, "H": 2, "K": 17, "V": 17}), "numba")
+    print(name, sha256(b"".join(x.numpy().tobytes() for x in flat(found))).hexdigest())
+"""
+
+
+def execute(code: str, package: Path, cache: Path) -> tuple[str, str]:
+    """What a new process prints and says, with a package's kernels in a cache."""
     environment = os.environ | {"NUMBA_CACHE_DIR": str(cache), "PYTHONPATH": str(package)}
-    done = subprocess.run(
-        [sys.executable, "-c", before + DEVIATION],
-        env=environment,
-        cwd=package,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env=environment, cwd=package, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    return float(done.stdout.split()[-1]), done.stderr
+    return done.stdout, done.stderr
 
 
-@pytest.fixture
-def copy(tmp_path):
-    """A folder with a copy of the package in it."""
-    folder = tmp_path / "copy"
-    ignored = shutil.ignore_patterns("__pycache__")
-    shutil.copytree(PACKAGE, folder / "fwp_rl", ignore=ignored)
-    return folder
+def run(package: Path, cache: Path, *, before: str = "") -> tuple[float, str]:
+    """How far an op on numba is from the reference in a new process, and what that said."""
+    printed, said = execute(before + DEVIATION, package, cache)
+    return float(printed.split()[-1]), said
 
 
 @pytest.mark.slow
-def test_a_change_of_a_shared_helper_takes_effect(copy, tmp_path):
+def test_the_process_that_compiles_has_the_bits_of_those_that_load(tmp_path):
+    compiling, loading = (execute(BITS, PACKAGE.parent, tmp_path)[0] for _ in range(2))
+    assert compiling == loading
+
+
+@pytest.mark.slow
+def test_a_change_of_a_shared_helper_takes_effect(tmp_path):
     """numba itself looks at the file of the kernel alone."""
-    (helpers,) = (
-        path
-        for path in (copy / "fwp_rl" / "kernels").glob("*.py")
-        if "def _exp_float32(" in path.read_text()
-    )
+    copy = tmp_path / "copy"
+    shutil.copytree(PACKAGE, copy / "fwp_rl", ignore=shutil.ignore_patterns("__pycache__"))
+    helpers = copy / "fwp_rl" / "kernels" / "numba_math.py"
     right = helpers.read_text()
     wrong = right.replace("r = x - n * f(0.693147182)", "r = x / 2 - n * f(0.693147182)")
     assert wrong != right
@@ -118,19 +123,12 @@ def test_folders_that_nobody_used_for_thirty_days_are_removed(tmp_path):
         os.utime(file, (used, used))
         return made
 
-    unused = folder("fwp_rl-0123", ours=True, used=long_ago)
+    folder("fwp_rl-0123", ours=True, used=long_ago)  # the one to go
     lately = folder("fwp_rl-4567", ours=True, used=time.time() - 29 * 24 * 3600)
     users_own = folder("fwp_rl-thesis", ours=False, used=long_ago)
     another = folder("kernels_1698f5a4", ours=True, used=long_ago)
-    code = "from fwp_rl.kernels import numba_runtime"
-    subprocess.run(
-        [sys.executable, "-c", code],
-        env=os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)},
-        check=True,
-    )
-    left = set(tmp_path.iterdir())
-    assert unused not in left
-    assert {lately, users_own, another} < left
-    (new,) = left - {lately, users_own, another}
+    execute("from fwp_rl.kernels import numba_runtime", PACKAGE.parent, tmp_path)
+    (new,) = set(tmp_path.iterdir()) - {lately, users_own, another}
+    assert {lately, users_own, another} < set(tmp_path.iterdir())
     assert new.name.startswith("fwp_rl-")
     assert (new / numba_cache.USED).exists()

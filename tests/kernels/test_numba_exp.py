@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from fwp_rl.kernels.numba_runtime import compiled, exp
+from fwp_rl.kernels.numba_math import exp
+from fwp_rl.kernels.numba_runtime import compiled
 
 
 @compiled

@@ -33,13 +33,18 @@ import numba
 import numpy as np
 
 from fwp_rl.kernels.inputs import Tensors
-from fwp_rl.kernels.numba_runtime import (
-    compiled,
-    compiled_parallel,
-    exp,
-    launch,
-    views,
+from fwp_rl.kernels.numba_math import (
+    clear,
+    clear_matrix,
+    copy,
+    copy_matrix,
+    dot,
+    last_resets,
+    sigmoid,
+    softmax,
+    softmax_adjoint,
 )
+from fwp_rl.kernels.numba_runtime import compiled, compiled_parallel, inlined, launch, part, views
 
 __all__ = ["backward_gates", "forward_gates"]
 
@@ -78,69 +83,10 @@ _gradients = views(
 )
 
 
-@compiled
-def _copy(x, y):  # numba's slice assignments are slow, and slow to compile
-    for j in range(x.size):
-        y[j] = x[j]
-
-
-@compiled
-def _clear(x):
-    for j in range(x.size):
-        x[j] = 0
-
-
-@compiled
-def _copy_matrix(x, y):
-    for i in range(x.shape[0]):
-        _copy(x[i], y[i])
-
-
-@compiled
-def _clear_matrix(x):
-    for i in range(x.shape[0]):
-        _clear(x[i])
-
-
-@compiled
-def _dot(x, y):
-    total = x.dtype.type(0)
-    for j in range(x.size):
-        total += x[j] * y[j]
-    return total
-
-
-@compiled
-def _softmax(x, y):
-    peak = x[0]
-    for j in range(x.size):
-        peak = max(peak, x[j])
-    total = x.dtype.type(0)
-    for j in range(x.size):
-        y[j] = exp(x[j] - peak)
-        total += y[j]
-    for j in range(x.size):
-        y[j] /= total
-
-
-@compiled
-def _softmax_adjoint(y, dy, dx):
-    mean = _dot(y, dy)
-    for j in range(y.size):
-        dx[j] = y[j] * (dy[j] - mean)
-
-
-@compiled
-def _sigmoid(x):
-    one = x.dtype.type(1)
-    for j in range(x.size):
-        x[j] = one / (one + exp(-x[j]))
-
-
-@compiled
+@inlined
 def _write_and_read(R, k, v, beta, s, z, u, a):
     """One step of one matrix, in one sweep over its old values: R s = R' s + b (k.s) u."""
-    ks = _dot(k, s)
+    ks = dot(k, s)
     for i in range(R.shape[0]):
         rk, rs = R.dtype.type(0), R.dtype.type(0)
         for j in range(R.shape[1]):
@@ -153,7 +99,7 @@ def _write_and_read(R, k, v, beta, s, z, u, a):
             R[i, j] += write * k[j]
 
 
-@compiled
+@part
 def _forward_head(m, inputs, outputs):
     z, k, v, beta, R_0, h_0, c_0, reset, H, softmax_query, softmax_output = inputs
     y, R, h_last, c_last, queries, u, gates, cells = outputs
@@ -162,49 +108,49 @@ def _forward_head(m, inputs, outputs):
     first = b * gate_count * H + m % H  # of the gates, which are H apart
     lstm, resets, one = gate_count == 3, reset.size > 0, z.dtype.type(1)
     for g in range(gate_count):
-        _copy_matrix(R_0[first + g * H], R[first + g * H])
+        copy_matrix(R_0[first + g * H], R[first + g * H])
     h, c = h_last[m], np.empty(V, z.dtype)
-    _copy(h_0[m], h)
+    copy(h_0[m], h)
     if lstm:
-        _copy(c_0[m], c)
+        copy(c_0[m], c)
     for t in range(T):
         if resets and reset[t, b]:
             for g in range(gate_count):
-                _clear_matrix(R[first + g * H])
-            _clear(h)
-            _clear(c)
+                clear_matrix(R[first + g * H])
+            clear(h)
+            clear(c)
         s = queries[t, m]
         if softmax_query:
-            _softmax(h, s)
+            softmax(h, s)
         else:
-            _copy(h, s)
+            copy(h, s)
         for g in range(gate_count):
             n = first + g * H
             a = gates[t, n] if lstm else y[t, m]
             _write_and_read(R[n], k[t, n], v[t, n], beta[t, n], s, z[t, n], u[t, n], a)
         if lstm:
             i, candidate, o = gates[t, first], gates[t, first + H], gates[t, first + 2 * H]
-            _sigmoid(i)
-            _sigmoid(o)
+            sigmoid(i)
+            sigmoid(o)
             for j in range(V):
                 c[j] = i[j] * candidate[j] + (one - i[j]) * c[j]
                 cells[t, m, j] = c[j]
                 y[t, m, j] = c[j] * o[j]
         elif softmax_output:
-            _softmax(y[t, m], y[t, m])
-            _copy(y[t, m], gates[t, m])
-        _copy(y[t, m], h)
+            softmax(y[t, m], y[t, m])
+            copy(y[t, m], gates[t, m])
+        copy(y[t, m], h)
     if lstm:
-        _copy(c, c_last[m])
+        copy(c, c_last[m])
 
 
-@compiled
+@inlined
 def _adjoint(G, R, live, k, beta, u, s, da, dk, dv, ds):
     """One step of one matrix backward in time: steps G back, sets dk and dv, adds to ds, returns
     dbeta. R, if live, is its value at the start of the chunk; ``_add_writes`` adds what is missing.
     """
-    ks, dbeta, ua = _dot(k, s), G.dtype.type(0), G.dtype.type(0)
-    _clear(dk)
+    ks, dbeta, ua = dot(k, s), G.dtype.type(0), G.dtype.type(0)
+    clear(dk)
     for i in range(G.shape[0]):
         p = da[i] * ks
         for j in range(G.shape[1]):
@@ -229,45 +175,33 @@ def _adjoint(G, R, live, k, beta, u, s, da, dk, dv, ds):
     return dbeta
 
 
-@compiled
+@inlined
 def _add_writes(keys, writes, first, stop, da, dk, dv, ds):
     """What writes of the chunk, b u k^T each, give to ds and dk."""
     for r in range(first, stop):
-        read, erased = _dot(writes[r], da), _dot(writes[r], dv)
+        read, erased = dot(writes[r], da), dot(writes[r], dv)
         for j in range(keys.shape[1]):
             ds[j] += read * keys[r, j]
             dk[j] -= erased * keys[r, j]
 
 
-@compiled
-def _last_resets(b, T, reset):
-    """The last step up to every step that began with a reset, -1 where there was none."""
-    last = np.full(T, -1)
-    for t in range(T):
-        if reset.size > 0 and reset[t, b]:
-            last[t] = t
-        elif t > 0:
-            last[t] = last[t - 1]
-    return last
-
-
-@compiled
+@inlined
 def _replay(n, b, k, beta, u, R_0, reset, R):
     """R[chunk] is matrix n before the first step of a chunk."""
-    _copy_matrix(R_0[n], R[0])
+    copy_matrix(R_0[n], R[0])
     for chunk in range(1, R.shape[0]):
         now = R[chunk]
-        _copy_matrix(R[chunk - 1], now)
+        copy_matrix(R[chunk - 1], now)
         for t in range((chunk - 1) * CHUNK, chunk * CHUNK):
             if reset.size > 0 and reset[t, b]:
-                _clear_matrix(now)
+                clear_matrix(now)
             for i in range(now.shape[0]):
                 write = beta[t, n] * u[t, n, i]
                 for j in range(now.shape[1]):
                     now[i, j] += write * k[t, n, j]
 
 
-@compiled
+@inlined
 def _load_writes(n, start, stop, k, beta, u, keys, writes):
     for t in range(start, stop):
         for j in range(k.shape[2]):
@@ -275,7 +209,7 @@ def _load_writes(n, start, stop, k, beta, u, keys, writes):
             writes[t - start, j] = beta[t, n] * u[t, n, j]
 
 
-@compiled
+@inlined
 def _lstm_adjoint(i, u, o, c, c_prev, dh, dc, da_i, da_u, da_o):
     """From dh, the gradients of what the three gates read; steps dc back in time."""
     one = c.dtype.type(1)
@@ -287,7 +221,7 @@ def _lstm_adjoint(i, u, o, c, c_prev, dh, dc, da_i, da_u, da_o):
         dc[j] = through * (one - i[j])
 
 
-@compiled
+@part
 def _backward_head(m, inputs, saved, gradients):
     k, beta, R_0, c_0, reset, H, softmax_query, softmax_output = inputs
     queries, u, gates, cells, dy, dR_last, dh_last, dc_last = saved
@@ -295,17 +229,17 @@ def _backward_head(m, inputs, saved, gradients):
     T, V, gate_count, b = dy.shape[0], dy.shape[2], k.shape[1] // dy.shape[1], m // H
     first = b * gate_count * H + m % H
     second, third = first + H, first + 2 * H
-    lstm, last_reset = gate_count == 3, _last_resets(b, T, reset)
+    lstm, last_reset = gate_count == 3, last_resets(b, T, reset)
     starts = np.empty((gate_count, (T - 1) // CHUNK + 1, V, V), k.dtype)
     keys = np.empty((gate_count, CHUNK, V), k.dtype)
     writes = np.empty((gate_count, CHUNK, V), k.dtype)
     zero, ds, dc, dh = np.zeros(V, k.dtype), np.empty(V, k.dtype), np.empty(V, k.dtype), dh_0[m]
     for g in range(gate_count):
-        _copy_matrix(dR_last[first + g * H], dR[first + g * H])
+        copy_matrix(dR_last[first + g * H], dR[first + g * H])
         _replay(first + g * H, b, k, beta, u, R_0, reset, starts[g])
-    _copy(dh_last[m], dh)
+    copy(dh_last[m], dh)
     if lstm:
-        _copy(dc_last[m], dc)
+        copy(dc_last[m], dc)
     for chunk in range((T - 1) // CHUNK, -1, -1):
         start, stop = chunk * CHUNK, min(chunk * CHUNK + CHUNK, T)
         for g in range(gate_count):
@@ -321,10 +255,10 @@ def _backward_head(m, inputs, saved, gradients):
                     dh, dc, dz[t, first], dz[t, second], dz[t, third],
                 )  # fmt: skip
             elif softmax_output:
-                _softmax_adjoint(gates[t, m], dh, dz[t, m])
+                softmax_adjoint(gates[t, m], dh, dz[t, m])
             else:
-                _copy(dh, dz[t, m])
-            _clear(ds)
+                copy(dh, dz[t, m])
+            clear(ds)
             s, since = queries[t, m], 0 if live else last_reset[t] - start
             for g in range(gate_count):
                 n = first + g * H
@@ -335,16 +269,16 @@ def _backward_head(m, inputs, saved, gradients):
                 )  # fmt: skip
                 _add_writes(keys[g], writes[g], since, t - start, da, dk_t, dv_t, ds)
                 if fresh:
-                    _clear_matrix(dR[n])
+                    clear_matrix(dR[n])
             if fresh:
-                _clear(dh)
-                _clear(dc)
+                clear(dh)
+                clear(dc)
             elif softmax_query:
-                _softmax_adjoint(s, ds, dh)
+                softmax_adjoint(s, ds, dh)
             else:
-                _copy(ds, dh)
+                copy(ds, dh)
     if lstm:
-        _copy(dc, dc_0[m])
+        copy(dc, dc_0[m])
 
 
 @compiled

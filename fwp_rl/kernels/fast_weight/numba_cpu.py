@@ -24,12 +24,8 @@ import numpy as np
 
 from fwp_rl.kernels.fast_weight import OP
 from fwp_rl.kernels.inputs import Inputs, Tensors
-from fwp_rl.kernels.numba_runtime import (
-    compiled,
-    compiled_parallel,
-    launch,
-    views,
-)
+from fwp_rl.kernels.numba_math import copy_matrix
+from fwp_rl.kernels.numba_runtime import compiled, compiled_parallel, inlined, launch, part, views
 
 __all__ = ["backward", "forward"]
 
@@ -42,14 +38,7 @@ _saved = views(OP.axes, OP.saved, OP.outputs)
 _gradients = views(OP.axes, OP.gradients_of)
 
 
-@compiled
-def _copy(source, target):  # numba's slice assignment is not vectorised
-    for i in range(target.shape[0]):
-        for j in range(target.shape[1]):
-            target[i, j] = source[i, j]
-
-
-@compiled
+@inlined
 def _step(before, W, vectors, beta, a, delta):
     """Make W what it is one step later, or what ``before`` is, where that is not None.
 
@@ -77,7 +66,7 @@ def _step(before, W, vectors, beta, a, delta):
             W[i, j] = a * old[i, j] + write * kt[j]
 
 
-@compiled
+@part
 def _forward_head(b, h, inputs, outputs, delta):
     q, k, v, beta, initial, log_decay, reset = inputs
     y, final, u = outputs
@@ -97,14 +86,14 @@ def _forward_head(b, h, inputs, outputs, delta):
             _step(None, W, vectors, beta_t, a, delta)
 
 
-@compiled
+@part
 def _backward_head(b, h, inputs, saved, gradients, delta):
     q, k, v, beta, initial, log_decay, reset = inputs
     u, dy, dfinal = saved
     dq, dk, dv, dbeta, dinitial, dlog_decay = gradients
     weighted, decays, resets = beta.size > 0, log_decay.size > 0, reset.size > 0
     G = dinitial[b, h]
-    _copy(dfinal[b, h], G)
+    copy_matrix(dfinal[b, h], G)
     V, K = G.shape
     T = q.shape[0]
     zero, one = q.dtype.type(0), q.dtype.type(1)
@@ -134,7 +123,7 @@ def _backward_head(b, h, inputs, saved, gradients, delta):
             G[:] = 0
 
     W = np.empty_like(G)
-    _copy(initial[b, h], W)
+    copy_matrix(initial[b, h], W)
     for t in range(T):
         if resets and reset[t, b]:
             W[:] = 0

@@ -28,13 +28,18 @@ import numpy as np
 import torch
 
 from fwp_rl.kernels.inputs import Inputs, Tensors
-from fwp_rl.kernels.numba_runtime import (
-    compiled,
-    compiled_parallel,
+from fwp_rl.kernels.numba_math import (
+    clear,
+    clear_matrix,
+    copy,
+    copy_matrix,
+    dot,
     exp,
-    launch,
-    views,
+    last_resets,
+    softmax,
+    softmax_adjoint,
 )
+from fwp_rl.kernels.numba_runtime import compiled, compiled_parallel, inlined, launch, part, views
 from fwp_rl.kernels.recurrent_delta import OP
 
 __all__ = ["backward", "forward"]
@@ -56,39 +61,7 @@ _gradients = views(
 )
 
 
-@compiled
-def _copy(x, y):  # numba's slice assignments are slow, and slow to compile
-    for j in range(x.size):
-        y[j] = x[j]
-
-
-@compiled
-def _clear(x):
-    for j in range(x.size):
-        x[j] = 0
-
-
-@compiled
-def _copy_matrix(x, y):
-    for i in range(x.shape[0]):
-        _copy(x[i], y[i])
-
-
-@compiled
-def _clear_matrix(x):
-    for i in range(x.shape[0]):
-        _clear(x[i])
-
-
-@compiled
-def _dot(x, y):
-    total = x.dtype.type(0)
-    for j in range(x.size):
-        total += x[j] * y[j]
-    return total
-
-
-@compiled
+@inlined
 def _add_transposed_product(M, x, y):
     """y += M^T x: four rows at a time, so that y is read and written a fourth as often."""
     rows = M.shape[0] // 4 * 4
@@ -101,55 +74,34 @@ def _add_transposed_product(M, x, y):
             y[j] += x[i] * M[i, j]
 
 
-@compiled
-def _softmax(x):
-    peak = x[0]
-    for j in range(x.size):
-        peak = max(peak, x[j])
-    total = x.dtype.type(0)
-    for j in range(x.size):
-        x[j] = exp(x[j] - peak)
-        total += x[j]
-    for j in range(x.size):
-        x[j] /= total
-
-
-@compiled
-def _softmax_adjoint(y, dy):
-    """dy becomes the gradient of what y is the softmax of."""
-    mean = _dot(y, dy)
-    for j in range(y.size):
-        dy[j] = y[j] * (dy[j] - mean)
-
-
-@compiled
+@part
 def _forward_head(b, h, inputs, outputs):
     xq, xk, xv, xb, R_q, R_k, R_v, r_b, W_0, y_0, reset = inputs
     y, W_last, y_last, s, q, k, beta, u = outputs
     W, y_prev = W_last[b, h], y_last[b, h]
-    _copy_matrix(W_0[b, h], W)
-    _copy(y_0[b, h], y_prev)
+    copy_matrix(W_0[b, h], W)
+    copy(y_0[b, h], y_prev)
     V, K = W.shape
     zero, one, two = W.dtype.type(0), W.dtype.type(1), W.dtype.type(2)
     v = np.empty(V, W.dtype)
     for t in range(xq.shape[0]):
         if reset.size > 0 and reset[t, b]:
-            _clear_matrix(W)
-            _clear(y_prev)
+            clear_matrix(W)
+            clear(y_prev)
         s_t, q_t, k_t, u_t = s[t, b, h], q[t, b, h], k[t, b, h], u[t, b, h]
         for i in range(V):
             s_t[i] = one - two / (exp(two * y_prev[i]) + one)
-        _copy(xq[t, b, h], q_t)
-        _copy(xk[t, b, h], k_t)
-        _copy(xv[t, b, h], v)
+        copy(xq[t, b, h], q_t)
+        copy(xk[t, b, h], k_t)
+        copy(xv[t, b, h], v)
         _add_transposed_product(R_q[h], s_t, q_t)
         _add_transposed_product(R_k[h], s_t, k_t)
         _add_transposed_product(R_v[h], s_t, v)
-        _softmax(q_t)
-        _softmax(k_t)
-        rate = one / (one + exp(-xb[t, b, h] - _dot(r_b[h], s_t)))
+        softmax(q_t, q_t)
+        softmax(k_t, k_t)
+        rate = one / (one + exp(-xb[t, b, h] - dot(r_b[h], s_t)))
         beta[t, b, h] = rate
-        kq = _dot(k_t, q_t)
+        kq = dot(k_t, q_t)
         for i in range(V):
             wk, wq = zero, zero
             for j in range(K):
@@ -160,33 +112,21 @@ def _forward_head(b, h, inputs, outputs):
             y_prev[i] = wq + kq * write
             for j in range(K):
                 W[i, j] += write * k_t[j]
-        _copy(y_prev, y[t, b, h])
+        copy(y_prev, y[t, b, h])
 
 
-@compiled
-def _last_resets(b, T, reset):
-    """The last step up to every step that began with a reset, -1 where there was none."""
-    last = np.full(T, -1)
-    for t in range(T):
-        if reset.size > 0 and reset[t, b]:
-            last[t] = t
-        elif t > 0:
-            last[t] = last[t - 1]
-    return last
-
-
-@compiled
+@inlined
 def _chunk_starts(b, h, k, beta, u, W_0, reset):
     """W before the first step of every chunk, [chunks, V, K]."""
     T = k.shape[0]
     V, K = W_0.shape[2:]
     W = np.empty(((T - 1) // CHUNK + 1, V, K), k.dtype)
-    _copy_matrix(W_0[b, h], W[0])
+    copy_matrix(W_0[b, h], W[0])
     for n in range(1, W.shape[0]):
-        _copy_matrix(W[n - 1], W[n])
+        copy_matrix(W[n - 1], W[n])
         for t in range((n - 1) * CHUNK, n * CHUNK):
             if reset.size > 0 and reset[t, b]:
-                _clear_matrix(W[n])
+                clear_matrix(W[n])
             for i in range(V):
                 write = beta[t, b, h] * u[t, b, h, i]
                 for j in range(K):
@@ -194,7 +134,7 @@ def _chunk_starts(b, h, k, beta, u, W_0, reset):
     return W
 
 
-@compiled
+@part
 def _backward_head(b, h, inputs, saved, gradients):
     R_q, R_k, R_v, r_b, W_0, reset = inputs
     s, q, k, beta, u, dy, dW_last, dy_last = saved
@@ -202,12 +142,12 @@ def _backward_head(b, h, inputs, saved, gradients):
     T = q.shape[0]
     zero, one = q.dtype.type(0), q.dtype.type(1)
     G, dy_t = dW_0[b, h], dy_0[b, h]
-    _copy_matrix(dW_last[b, h], G)
-    _copy(dy_last[b, h], dy_t)
+    copy_matrix(dW_last[b, h], G)
+    copy(dy_last[b, h], dy_t)
     V, K = G.shape
     ds = np.empty(V, q.dtype)
     starts = _chunk_starts(b, h, k, beta, u, W_0, reset)
-    last_reset = _last_resets(b, T, reset)
+    last_reset = last_resets(b, T, reset)
     for t in range(T - 1, -1, -1):
         start = t // CHUNK * CHUNK
         W = starts[t // CHUNK]
@@ -218,9 +158,9 @@ def _backward_head(b, h, inputs, saved, gradients):
         dq, dk, dv = dxq[t, b, h], dxk[t, b, h], dxv[t, b, h]
         for i in range(V):
             dy_t[i] += dy[t, b, h, i]
-        kq = _dot(k_t, q_t)
-        _clear(dq)
-        _clear(dk)
+        kq = dot(k_t, q_t)
+        clear(dq)
+        clear(dk)
         pu = zero
         for i in range(V):
             p = dy_t[i] * kq
@@ -241,20 +181,20 @@ def _backward_head(b, h, inputs, saved, gradients):
                     dk[j] += write * g
                     G[i, j] = g - dv[i] * k_t[j]
         for r in range(since, t + 1):
-            read = beta[r, b, h] * _dot(u[r, b, h], dy_t)
+            read = beta[r, b, h] * dot(u[r, b, h], dy_t)
             for j in range(K):
                 dq[j] += read * k[r, b, h, j]
         for r in range(since, t):
-            erased = beta[r, b, h] * _dot(u[r, b, h], dv)
+            erased = beta[r, b, h] * dot(u[r, b, h], dv)
             for j in range(K):
                 dk[j] -= erased * k[r, b, h, j]
-        _softmax_adjoint(q_t, dq)
-        _softmax_adjoint(k_t, dk)
+        softmax_adjoint(q_t, dq, dq)
+        softmax_adjoint(k_t, dk, dk)
         db = pu * rate * (one - rate)
         dxb[t, b, h] = db
         if fresh:
-            _clear_matrix(G)
-            _clear(dy_t)
+            clear_matrix(G)
+            clear(dy_t)
         else:
             for i in range(V):
                 ds[i] = db * r_b[h, i]

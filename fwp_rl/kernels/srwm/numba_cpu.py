@@ -34,13 +34,17 @@ import numpy as np
 import torch
 
 from fwp_rl.kernels.inputs import Inputs, Tensors
-from fwp_rl.kernels.numba_runtime import (
-    compiled,
-    compiled_parallel,
+from fwp_rl.kernels.numba_math import (
+    clear,
+    clear_matrix,
+    copy_matrix,
+    dot,
     exp,
-    launch,
-    views,
+    last_resets,
+    softmax,
+    softmax_adjoint,
 )
+from fwp_rl.kernels.numba_runtime import compiled, compiled_parallel, inlined, launch, part, views
 from fwp_rl.kernels.srwm import OP
 
 __all__ = ["backward", "forward"]
@@ -57,33 +61,14 @@ _gradients = views(OP.axes, OP.gradients_of)
 _by_column = views(OP.axes, {name: OP.inputs[name] for name in OP.state})
 
 
-@compiled
-def _clear(x):  # numba's slice assignments are slow, and slow to compile
-    for j in range(x.size):
-        x[j] = 0
-
-
-@compiled
-def _clear_matrix(x):
-    for i in range(x.shape[0]):
-        _clear(x[i])
-
-
-@compiled
-def _copy_matrix(source, target):
-    for i in range(target.shape[0]):
-        for j in range(target.shape[1]):
-            target[i, j] = source[i, j]
-
-
-@compiled
+@inlined
 def _add_matrix(source, target):
     for i in range(target.shape[0]):
         for j in range(target.shape[1]):
             target[i, j] += source[i, j]
 
 
-@compiled
+@part
 def _any(x):
     for i in range(x.shape[0]):
         for j in range(x.shape[1]):
@@ -92,35 +77,7 @@ def _any(x):
     return False
 
 
-@compiled
-def _dot(x, y):
-    total = x.dtype.type(0)
-    for j in range(x.size):
-        total += x[j] * y[j]
-    return total
-
-
-@compiled
-def _softmax(x, y):
-    peak = x[0]
-    for j in range(x.size):
-        peak = max(peak, x[j])
-    total = x.dtype.type(0)
-    for j in range(x.size):
-        y[j] = exp(x[j] - peak)
-        total += y[j]
-    for j in range(x.size):
-        y[j] /= total
-
-
-@compiled
-def _softmax_adjoint(y, dy, dx):
-    mean = _dot(y, dy)
-    for j in range(y.size):
-        dx[j] = y[j] * (dy[j] - mean)
-
-
-@compiled
+@inlined
 def _read(W, dW, x, out):
     for i in range(W.shape[0]):
         total = W.dtype.type(0)
@@ -129,7 +86,7 @@ def _read(W, dW, x, out):
         out[i] = total
 
 
-@compiled
+@inlined
 def _write(W, dW, beta, d, k, e):
     for i in range(W.shape[0]):
         total = W.dtype.type(0)
@@ -141,7 +98,7 @@ def _write(W, dW, beta, d, k, e):
             dW[i, j] += write * k[j]
 
 
-@compiled
+@inlined
 def _write_and_read(W, dW, beta, d, k, e, x, out):
     """``_write``, and ``_read`` for the next step, in one sweep over the matrix."""
     for i in range(W.shape[0]):
@@ -158,7 +115,7 @@ def _write_and_read(W, dW, beta, d, k, e, x, out):
         out[i] = total
 
 
-@compiled
+@part
 def _starts(W):
     """Where each block begins in a vector of all rows, and the end."""
     starts = np.zeros(5, np.int64)
@@ -167,7 +124,7 @@ def _starts(W):
     return starts
 
 
-@compiled
+@part
 def _forward_head(b, h, W, initial, s, reset, y, final, saved):
     q, k, beta, e = saved
     T, K = s.shape[0], s.shape[3]
@@ -175,19 +132,19 @@ def _forward_head(b, h, W, initial, s, reset, y, final, saved):
     r, d = np.empty(rows[4], s.dtype), np.empty(K, s.dtype)
     one = s.dtype.type(1)
     for g in range(4):
-        _copy_matrix(initial[g][b, h], final[g][b, h])
+        copy_matrix(initial[g][b, h], final[g][b, h])
     for t in range(T):
         fresh = reset.size > 0 and reset[t, b]
         for g in range(4):
             if fresh:
-                _clear_matrix(final[g][b, h])
+                clear_matrix(final[g][b, h])
             if fresh or t == 0:
                 _read(W[g][h], final[g][b, h], s[t, b, h], r[rows[g] : rows[g + 1]])
         qt, kt, bt = q[t, b, h], k[t, b, h], beta[t, b, h]
         for i in range(rows[1]):
             y[t, b, h, i] = r[i]
-        _softmax(r[rows[1] : rows[2]], qt)
-        _softmax(r[rows[2] : rows[3]], kt)
+        softmax(r[rows[1] : rows[2]], qt)
+        softmax(r[rows[2] : rows[3]], kt)
         for j in range(K):
             d[j] = qt[j] - kt[j]
         for g in range(4):
@@ -201,14 +158,14 @@ def _forward_head(b, h, W, initial, s, reset, y, final, saved):
                 _write(Wg, dW, bt[g], d, kt, et)
 
 
-@compiled
+@inlined
 def _write_adjoint(G, F, tail, M, beta, d, k, e, de, dq, dk):
     """Steps G back over one block's write, sets de, adds to dq and dk, returns dbeta."""
     dbeta = G.dtype.type(0)
     for i in range(G.shape[0]):
-        p = _dot(G[i], k)
+        p = dot(G[i], k)
         if tail:
-            p += _dot(F[i], k)
+            p += dot(F[i], k)
         dbeta += p * e[i]
         write, de_i = beta * e[i], beta * p
         de[i] = de_i
@@ -224,7 +181,7 @@ def _write_adjoint(G, F, tail, M, beta, d, k, e, de, dq, dk):
     return dbeta
 
 
-@compiled
+@inlined
 def _read_adjoint(G, M, s, dr, ds):
     """Steps G back over one block's read, adds to ds."""
     for i in range(G.shape[0]):
@@ -235,16 +192,16 @@ def _read_adjoint(G, M, s, dr, ds):
             G[i, j] += dr_i * s[j]
 
 
-@compiled
+@inlined
 def _add_writes(writes, keys, x, out):
     """out += (sum of writes_r keys_r^T)^T x."""
     for r in range(writes.shape[0]):
-        weight = _dot(writes[r], x)
+        weight = dot(writes[r], x)
         for j in range(out.size):
             out[j] += weight * keys[r, j]
 
 
-@compiled
+@inlined
 def _chunk_starts(b, h, W, initial, reset, saved):
     """M before the first step of every chunk, [chunks, rows, K]."""
     s, _, k, beta, e = saved
@@ -257,11 +214,11 @@ def _chunk_starts(b, h, W, initial, reset, saved):
             for j in range(K):
                 M[0, rows[g] + i, j] = base[i, j] + shift[i, j]
     for n in range(1, M.shape[0]):
-        _copy_matrix(M[n - 1], M[n])
+        copy_matrix(M[n - 1], M[n])
         for t in range((n - 1) * CHUNK, n * CHUNK):
             for g in range(4):
                 if reset.size > 0 and reset[t, b]:
-                    _copy_matrix(W[g][h], M[n, rows[g] : rows[g + 1]])
+                    copy_matrix(W[g][h], M[n, rows[g] : rows[g + 1]])
                 for i in range(rows[g], rows[g + 1]):
                     write = beta[t, b, h, g] * e[t, b, h, i]
                     for j in range(K):
@@ -269,33 +226,21 @@ def _chunk_starts(b, h, W, initial, reset, saved):
     return M
 
 
-@compiled
-def _last_resets(b, T, reset):
-    """The last step up to every step that began with a reset, -1 where there was none."""
-    last = np.full(T, -1)
-    for t in range(T):
-        if reset.size > 0 and reset[t, b]:
-            last[t] = t
-        elif t > 0:
-            last[t] = last[t - 1]
-    return last
-
-
-@compiled
+@part
 def _backward_head(b, h, W, initial, reset, saved, dy, dfinal, dx, dinitial, dW):
     s, q, k, beta, e = saved
     T, K = s.shape[0], s.shape[3]
     rows = _starts(W)
     M = _chunk_starts(b, h, W, initial, reset, saved)
-    last_reset = _last_resets(b, T, reset)
+    last_reset = last_resets(b, T, reset)
     writes, keys = np.empty((CHUNK, rows[4]), s.dtype), np.empty((CHUNK, K), s.dtype)
     de, dr = np.empty(rows[4], s.dtype), np.empty(rows[4], s.dtype)
     d, dq, dk = np.empty(K, s.dtype), np.empty(K, s.dtype), np.empty(K, s.dtype)
     one = s.dtype.type(1)
     tail = T  # the first step whose p and dk F is part of
     for g in range(4):
-        _clear_matrix(dinitial[g][b, h])
-        _clear_matrix(dW[g][b, h])
+        clear_matrix(dinitial[g][b, h])
+        clear_matrix(dW[g][b, h])
         if _any(dfinal[g][b, h]):
             tail = last_reset[T - 1]
     for n in range(M.shape[0] - 1, -1, -1):
@@ -313,9 +258,9 @@ def _backward_head(b, h, W, initial, reset, saved, dy, dfinal, dx, dinitial, dW)
             st, qt, kt, bt, ds = s[t, b, h], q[t, b, h], k[t, b, h], beta[t, b, h], dx[t, b, h]
             for j in range(K):
                 d[j] = qt[j] - kt[j]
-            _clear(dq)
-            _clear(dk)
-            _clear(ds)
+            clear(dq)
+            clear(dk)
+            clear(ds)
             for g in range(4):
                 block = slice(rows[g], rows[g + 1])
                 dbeta = _write_adjoint(
@@ -329,8 +274,8 @@ def _backward_head(b, h, W, initial, reset, saved, dy, dfinal, dx, dinitial, dW)
                 dk[j] -= dq[j]
             for i in range(rows[1]):
                 dr[i] = dy[t, b, h, i]
-            _softmax_adjoint(qt, dq, dr[rows[1] : rows[2]])
-            _softmax_adjoint(kt, dk, dr[rows[2] : rows[3]])
+            softmax_adjoint(qt, dq, dr[rows[1] : rows[2]])
+            softmax_adjoint(kt, dk, dr[rows[2] : rows[3]])
             for g in range(4):
                 block = slice(rows[g], rows[g + 1])
                 G = dinitial[g][b, h]
@@ -338,9 +283,9 @@ def _backward_head(b, h, W, initial, reset, saved, dy, dfinal, dx, dinitial, dW)
                 if fresh or t == 0:
                     _add_matrix(G, dW[g][b, h])
                 if fresh:
-                    _clear_matrix(G)
+                    clear_matrix(G)
             _add_writes(writes[earlier], keys[earlier], dr, ds)
-            _softmax_adjoint(st, ds, ds)
+            softmax_adjoint(st, ds, ds)
     if last_reset[T - 1] < 0:
         for g in range(4):
             _add_matrix(dfinal[g][b, h], dinitial[g][b, h])
