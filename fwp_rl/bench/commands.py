@@ -73,7 +73,8 @@ def kernels(
         quick: Tiny shapes, a moment each: shows that all of it runs, times nothing.
         json: Also write the figures to this file.
     """
-    from fwp_rl.bench.kernels import OPS, bench_kernels
+    from fwp_rl.bench.kernels import bench_kernels
+    from fwp_rl.kernels import OPS
 
     bench_kernels(device=device, ops=ops or tuple(OPS), quick=quick, json=json)
 

@@ -149,6 +149,8 @@ def _measure(name: str, shape: Shape, device: str, fused: str, seconds: float) -
     product, product_work = _product(device)
     copy, copied = _copy(device)
     runs |= {"matrix product": product, "copy": copy}
+    # By turns, each for as long: the machine's clock and company change from second to second, so
+    # only times of one round are comparable, and every ratio is taken within a round.
     with torch.set_grad_enabled(T > 1):
         repeats = {}
         for contender, run in runs.items():

@@ -242,12 +242,14 @@ def _backward_head(m, inputs, saved, gradients):
         copy(dc_last[m], dc)
     for chunk in range((T - 1) // CHUNK, -1, -1):
         start, stop = chunk * CHUNK, min(chunk * CHUNK + CHUNK, T)
+        # Every step of the chunk reads the writes before it: here they lie side by side.
         for g in range(gate_count):
             _load_writes(first + g * H, start, stop, k, beta, u, keys[g], writes[g])
         for t in range(stop - 1, start - 1, -1):
             fresh, live = last_reset[t] == t, last_reset[t] < start
             for j in range(V):
                 dh[j] += dy[t, m, j]
+            # dz first: the fast matrices pass on what reaches their reads, which are summed in z.
             if lstm:
                 c_prev = zero if fresh else cells[t - 1, m] if t > 0 else c_0[m]
                 _lstm_adjoint(

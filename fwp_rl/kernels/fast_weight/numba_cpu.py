@@ -92,6 +92,7 @@ def _backward_head(b, h, inputs, saved, gradients, delta):
     u, dy, dfinal = saved
     dq, dk, dv, dbeta, dinitial, dlog_decay = gradients
     weighted, decays, resets = beta.size > 0, log_decay.size > 0, reset.size > 0
+    # G ends as the gradient of the initial state, so it is kept where that is wanted.
     G = dinitial[b, h]
     copy_matrix(dfinal[b, h], G)
     V, K = G.shape
@@ -106,6 +107,7 @@ def _backward_head(b, h, inputs, saved, gradients, delta):
             kq += kt[j] * qt[j]
             dkt[j] = 0
         for i in range(V):
+            # p = (G + dy q^T) k, before the sweep below that makes the sum.
             p = dyt[i] * kq
             for j in range(K):
                 p += G[i, j] * kt[j]

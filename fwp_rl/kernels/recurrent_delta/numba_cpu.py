@@ -141,6 +141,7 @@ def _backward_head(b, h, inputs, saved, gradients):
     dxq, dxk, dxv, dxb, dW_0, dy_0 = gradients
     T = q.shape[0]
     zero, one = q.dtype.type(0), q.dtype.type(1)
+    # Both end as gradients of the initial state, so they are kept where those are wanted.
     G, dy_t = dW_0[b, h], dy_0[b, h]
     copy_matrix(dW_last[b, h], G)
     copy(dy_last[b, h], dy_t)
@@ -151,6 +152,7 @@ def _backward_head(b, h, inputs, saved, gradients):
     for t in range(T - 1, -1, -1):
         start = t // CHUNK * CHUNK
         W = starts[t // CHUNK]
+        # W' is what the chunk began with, if no reset came between, plus the writes since.
         since = max(start, last_reset[t])
         live = last_reset[t] < start
         fresh = last_reset[t] == t
@@ -180,7 +182,7 @@ def _backward_head(b, h, inputs, saved, gradients):
                     g = G[i, j] + dy_t[i] * q_t[j]
                     dk[j] += write * g
                     G[i, j] = g - dv[i] * k_t[j]
-        for r in range(since, t + 1):
+        for r in range(since, t + 1):  # the read sees this step's own write, the erasure does not
             read = beta[r, b, h] * dot(u[r, b, h], dy_t)
             for j in range(K):
                 dq[j] += read * k[r, b, h, j]
