@@ -237,8 +237,8 @@ def _backward_head(b, h, W, initial, reset, saved, dy, dfinal, dx, dinitial, dW)
     de, dr = np.empty(rows[4], s.dtype), np.empty(rows[4], s.dtype)
     d, dq, dk = np.empty(K, s.dtype), np.empty(K, s.dtype), np.empty(K, s.dtype)
     one = s.dtype.type(1)
-    # F is kept out of G, for the base weights take what the steps add alone; the initial state gets it
-    # at the end, if no reset stands between.
+    # F is kept out of G, for the base weights take what the steps add alone; the initial state gets
+    # it at the end, if no reset stands between.
     tail = T  # the first step whose p and dk F is part of
     for g in range(4):
         clear_matrix(dinitial[g][b, h])
