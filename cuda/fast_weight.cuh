@@ -74,13 +74,14 @@ fast_weight_forward(const FastWeightForward<IO> a) {
 
   Matrix w;
   w.template load<false>(in.initial + matrix, size_v, size_k);
+  constexpr int IN_FLIGHT = K == 16 && V == 64 ? 2 : 4;  // 4 would spill on sm_100 there
   for (int t0 = 0; t0 < T; t0 += CHUNK) {
     const int count = T - t0 < CHUNK ? T - t0 : CHUNK;
     const long long first = in.at(t0);
     __syncthreads();  // all have read the chunk before
-    stage<THREADS>(now.q, count, in.q + first * size_k, heads * size_k, size_k);
-    stage<THREADS>(now.k, count, in.k + first * size_k, heads * size_k, size_k);
-    stage<THREADS>(now.v, count, in.v + first * size_v, heads * size_v, size_v);
+    stage<THREADS, IN_FLIGHT>(now.q, count, in.q + first * size_k, heads * size_k, size_k);
+    stage<THREADS, IN_FLIGHT>(now.k, count, in.k + first * size_k, heads * size_k, size_k);
+    stage<THREADS, IN_FLIGHT>(now.v, count, in.v + first * size_v, heads * size_v, size_v);
     now.scalars.stage(in, t0, count);
     __syncthreads();
     dots<THREADS>(now.kq, now.k, now.q, count);
