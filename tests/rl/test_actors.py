@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -146,11 +146,11 @@ def test_inline_is_the_same_from_run_to_run() -> None:
     assert all(torch.equal(a, b) for a, b in zip(actions(), actions(), strict=True))
 
 
-@dataclass(frozen=True, kw_only=True)
-class Counted(ScriptedConfig):
-    """A script that counts its steps."""
+class Hooked(EnvConfig):
+    """Calls ``hook()`` before each step of the environments; a hook for each ``make``."""
 
-    steps: list[int] = field(default_factory=list)
+    def hook(self) -> Callable[[], None]:
+        raise NotImplementedError
 
     def make(
         self,
@@ -161,14 +161,24 @@ class Counted(ScriptedConfig):
         render: bool = False,
     ) -> Any:
         env = super().make(num_envs, seeds, num_threads=num_threads, render=render)
-        play = env.step
+        play, before = env.step, self.hook()
 
         def step(action: Any) -> Any:
-            self.steps.append(1)
+            before()
             return play(action)
 
         env.step = step  # type: ignore[method-assign]
         return env
+
+
+@dataclass(frozen=True, kw_only=True)
+class Counted(Hooked, ScriptedConfig):
+    """A script that counts its steps."""
+
+    steps: list[int] = field(default_factory=list)
+
+    def hook(self) -> Callable[[], None]:
+        return lambda: self.steps.append(1)
 
 
 def test_buffers_bound_how_far_an_actor_runs_ahead() -> None:
@@ -189,29 +199,19 @@ def test_buffers_bound_how_far_an_actor_runs_ahead() -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Failing(RecallConfig):
+class Failing(Hooked, RecallConfig):
     """Recall whose environments raise at a step."""
 
     at: int = 7
 
-    def make(
-        self,
-        num_envs: int,
-        seeds: Sequence[int],
-        *,
-        num_threads: int | None = None,
-        render: bool = False,
-    ) -> Any:
-        env = super().make(num_envs, seeds, num_threads=num_threads, render=render)
-        play, steps = env.step, iter(range(self.at))
+    def hook(self) -> Callable[[], None]:
+        steps = iter(range(self.at))
 
-        def step(action: Any) -> Any:
+        def fail() -> None:
             if next(steps, None) is None:
                 raise ZeroDivisionError("planted")
-            return play(action)
 
-        env.step = step  # type: ignore[method-assign]
-        return env
+        return fail
 
 
 def play(actors: Actors, batches: int) -> None:
@@ -307,26 +307,11 @@ CORES_IN_USE: list[int] = []
 
 
 @dataclass(frozen=True, kw_only=True)
-class CountsCores(RecallConfig):
+class CountsCores(Hooked, RecallConfig):
     """Recall that notes, at each step, how many cores torch computes with there."""
 
-    def make(
-        self,
-        num_envs: int,
-        seeds: Sequence[int],
-        *,
-        num_threads: int | None = None,
-        render: bool = False,
-    ) -> Any:
-        env = super().make(num_envs, seeds, num_threads=num_threads, render=render)
-        play = env.step
-
-        def step(action: Any) -> Any:
-            CORES_IN_USE.append(torch.get_num_threads())
-            return play(action)
-
-        env.step = step  # type: ignore[method-assign]
-        return env
+    def hook(self) -> Callable[[], None]:
+        return lambda: CORES_IN_USE.append(torch.get_num_threads())
 
 
 @dataclass(frozen=True, kw_only=True)
