@@ -32,8 +32,9 @@ class GymnasiumConfig(EnvConfig):
 
     uint8 images [H, W], [H, W, C] or [C, H, W] become [C, H, W]; numeric boxes keep their shape as
     float32; whatever else Gymnasium can flatten becomes a float32 vector. uint8 that is no image is
-    divided by its upper bound. Your own environment: register it from an installed package
-    (Gymnasium's entry point ``gymnasium.envs``), or in your script before the config is made.
+    divided by its upper bound. Your own environment: register it in your script before
+    the config is made. Gymnasium 1.4.0 does not load the entry point ``gymnasium.envs`` of
+    installed packages.
     """
 
     id: str = "CartPole-v1"
@@ -50,7 +51,7 @@ class GymnasiumConfig(EnvConfig):
         if ":" in self.id:
             raise ConfigError(
                 f"id: got {self.id!r}; a module is not imported because a config names it: import "
-                "it in your script, or register the environment from an installed package"
+                "it in your script before the config is made"
             )
         if self.id.startswith("ALE/"):
             raise ConfigError(
