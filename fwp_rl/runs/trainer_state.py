@@ -47,8 +47,8 @@ def describe_optimizer(optimizer: torch.optim.Optimizer, policy: nn.Module) -> d
 
 
 def check_same_optimizer(saved: Mapping[str, Any], own: Mapping[str, Any], where: str) -> None:
-    """CheckpointError unless two descriptions are of one kind of optimizer over the same parameters;
-    its numbers may differ."""
+    """CheckpointError unless both descriptions are of one kind of optimizer, over the same
+    parameters; its numbers may differ."""
     if saved["class"] != own["class"]:
         raise CheckpointError(
             f"{where}: holds the state of {named(saved['class'])}, this run uses {own['class']}"
