@@ -8,7 +8,9 @@ short ones. A game cut by the time limit counts with what it had scored, and is 
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -17,10 +19,11 @@ import numpy as np
 import torch
 from rich.table import Table
 
-from fwp_rl.envs import Game, VectorEnv
+from fwp_rl.envs import EnvConfig, Game, VectorEnv
 from fwp_rl.envs.atari import protocol_in_words
+from fwp_rl.envs.base import normalized_score
 from fwp_rl.machine import choose_device, facts
-from fwp_rl.reports.statistics import normalized_score
+from fwp_rl.models.policy import Policy
 from fwp_rl.rl.collector import Actor
 from fwp_rl.runs.checkpoint import best
 from fwp_rl.runs.directory import RunDirectory
@@ -31,12 +34,15 @@ from fwp_rl.runs.seeding import derive_seed, env_seeds
 from fwp_rl.terminal import Progress
 
 __all__ = [
+    "Played",
     "checkpoint_label",
     "evaluate",
     "evaluation_table",
     "make_actor",
     "open_policy",
+    "play",
     "run_of",
+    "summarize",
     "write_result",
 ]
 
@@ -64,15 +70,7 @@ def evaluate(
         raise ValueError(f"games: got {games}, expected 1 or more")
     where = choose_device(device)
     saved = open_policy(path, checkpoint)
-    per_column = math.ceil(games / MAX_COLUMNS)
-    columns = math.ceil(games / per_column)
-    env = saved.env.make(columns, env_seeds(seed, columns, stream="evaluation"))
-    try:
-        actor = make_actor(saved, env, greedy=greedy, seed=seed, device=where)
-        played = list(_whole_games(actor, per_column))
-        description = env.describe()
-    finally:
-        env.close()
+    played = play(saved.policy, saved.env, games=games, greedy=greedy, seed=seed, device=where)
     label = checkpoint_label(saved, checkpoint)
     result = {
         "schema": 1,
@@ -82,18 +80,86 @@ def evaluate(
             "unit": "whole games, raw reward",
             "actions": "greedy" if greedy else "sampled",
             "checkpoint": label,
-            "games": len(played),
-            "columns": columns,
-            "games_per_column": per_column,
+            "games": len(played.games),
+            "columns": played.columns,
+            "games_per_column": played.games_per_column,
             "seed": seed,
         },
-        "summary": _summary(played, saved),
-        "returns": [game.episode_return for game in played],
-        "lengths": [game.length for game in played],
-        "truncated": [game.truncated for game in played],
+        "summary": summarize(played.games, saved.policy.spec.name, saved.env),
+        "returns": [game.episode_return for game in played.games],
+        "lengths": [game.length for game in played.games],
+        "truncated": [game.truncated for game in played.games],
     }
     kind = "greedy" if greedy else "sampled"
-    return write_result(saved, description, result, f"{label}-{kind}-seed{seed}", output)
+    return write_result(saved, played.environment, result, f"{label}-{kind}-seed{seed}", output)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Played:
+    """Whole games of one policy.
+
+    games             in the order in which they ended
+    columns           environments that played beside each other, ``games_per_column`` games each
+    environment       what the environment said of itself
+    """
+
+    games: list[Game]
+    columns: int
+    games_per_column: int
+    environment: dict[str, Any]
+
+
+def play(
+    policy: Policy,
+    env: EnvConfig,
+    *,
+    games: int,
+    greedy: bool,
+    seed: int,
+    device: torch.device,
+    quiet: bool = False,
+    poll: Callable[[], object] = lambda: None,
+) -> Played:
+    """Play at least ``games`` whole games, as many in every column, in environments that are made
+    for it and closed again.
+
+    policy  is moved to the device; torch's global random streams are not drawn from
+    seed    of the environments and of the actions
+    quiet   show no progress
+    poll    called before each step; what it raises ends the play
+    """
+    per_column = math.ceil(games / MAX_COLUMNS)
+    columns = math.ceil(games / per_column)
+    made = env.make(columns, env_seeds(seed, columns, stream="evaluation"))
+    with closing(made):
+        actor = make_actor(policy, made, greedy=greedy, seed=seed, device=device)
+        return Played(
+            games=list(_whole_games(actor, per_column, quiet, poll)),
+            columns=columns,
+            games_per_column=per_column,
+            environment=made.describe(),
+        )
+
+
+def _whole_games(
+    actor: Actor, per_column: int, quiet: bool, poll: Callable[[], object]
+) -> Iterator[Game]:
+    """The first ``per_column`` games of every column, in the order in which they end."""
+    left = np.full(actor.env.num_envs, per_column)
+    total = int(left.sum())
+    with ExitStack() as stack:
+        progress = None
+        if not quiet:
+            title = f"Evaluating {total} games"
+            progress = stack.enter_context(Progress(total, title=title, unit="games"))
+        while left.any():
+            poll()
+            for game in actor.step().answer.games:
+                if left[game.column]:
+                    left[game.column] -= 1
+                    if progress is not None:
+                        progress.update(total - int(left.sum()), {})
+                    yield game
 
 
 def checkpoint_label(saved: SavedPolicy, checkpoint: Literal["last", "best"]) -> str:
@@ -197,35 +263,25 @@ def open_policy(path: str | Path, checkpoint: Literal["last", "best"]) -> SavedP
 
 
 def make_actor(
-    saved: SavedPolicy, env: VectorEnv, *, greedy: bool, seed: int, device: torch.device
+    policy: Policy, env: VectorEnv, *, greedy: bool, seed: int, device: torch.device
 ) -> Actor:
-    """A saved policy at play, with action draws of its own."""
+    """A policy at play, with action draws of its own."""
     generator = torch.Generator(device).manual_seed(derive_seed(seed, "evaluation-actions"))
-    return Actor(saved.policy.to(device), env, generator=generator, greedy=greedy)
+    return Actor(policy.to(device), env, generator=generator, greedy=greedy)
 
 
-def _whole_games(actor: Actor, per_column: int) -> Iterator[Game]:
-    """The first ``per_column`` games of every column, in the order in which they end."""
-    left = np.full(actor.env.num_envs, per_column)
-    total = int(left.sum())
-    with Progress(total, title=f"Evaluating {total} games", unit="games") as progress:
-        while left.any():
-            for game in actor.step().answer.games:
-                if left[game.column]:
-                    left[game.column] -= 1
-                    progress.update(total - int(left.sum()), {})
-                    yield game
+def summarize(games: Sequence[Game], task: str, env: EnvConfig) -> dict[str, Any]:
+    """What a table, a curve and a report show of some games.
 
-
-def _summary(games: list[Game], saved: SavedPolicy) -> dict[str, Any]:
-    task = saved.policy.spec.name
+    task  what the environment calls itself
+    """
     returns = np.array([game.episode_return for game in games])
     mean = float(returns.mean())
     interval = None
     if len(returns) > 1:
         resampled = np.random.default_rng(0).choice(returns, (10_000, len(returns))).mean(axis=1)
         interval = [float(end) for end in np.quantile(resampled, (0.025, 0.975))]
-    human = saved.env.human_scores()
+    human = env.human_scores()
     return {
         "task": task,
         "mean": mean,
@@ -237,8 +293,8 @@ def _summary(games: list[Game], saved: SavedPolicy) -> dict[str, Any]:
         "max": float(returns.max()),
         "mean_length": float(np.mean([game.length for game in games])),
         "truncated": sum(game.truncated for game in games),
-        "success": _success([saved.env.success(game) for game in games]),
-        "human_normalized": None if human is None else normalized_score(saved.env, mean),
+        "success": _success([env.success(game) for game in games]),
+        "human_normalized": None if human is None else normalized_score(env, mean),
     }
 
 

@@ -64,7 +64,7 @@ def record_video(
         output = folder / f"{name}{'.png' if still else '.mp4'}"
     env = saved.env.make(1, env_seeds(seed, 1, stream="video"), render=rate is not None)
     try:
-        actor = make_actor(saved, env, greedy=greedy, seed=seed, device=where)
+        actor = make_actor(saved.policy, env, greedy=greedy, seed=seed, device=where)
         if not memory:
             return write_video(_frames(actor, games, limit), Path(output), fps)
         moments = play(

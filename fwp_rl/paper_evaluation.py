@@ -57,7 +57,7 @@ def evaluate_paper(
     config = _paper_environment(saved.env)
     env = config.make(RUNS, env_seeds(seed, RUNS, stream="paper-evaluation"))
     try:
-        actor = make_actor(saved, env, greedy=True, seed=seed, device=where)
+        actor = make_actor(saved.policy, env, greedy=True, seed=seed, device=where)
         returns, cut = _episodes(actor)
         description = env.describe()
     finally:

@@ -15,7 +15,16 @@ from numpy.typing import NDArray
 from fwp_rl.registry import Registry
 from fwp_rl.types import EnvSpec
 
-__all__ = ["ENVS", "ActionError", "EnvConfig", "EnvStep", "Game", "VectorEnv", "check_action"]
+__all__ = [
+    "ENVS",
+    "ActionError",
+    "EnvConfig",
+    "EnvStep",
+    "Game",
+    "VectorEnv",
+    "check_action",
+    "normalized_score",
+]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -143,6 +152,12 @@ class EnvConfig:
         """This environment as the fast weight papers' code evaluates it; None where it does not.
         Raises ConfigError where the papers play it by other rules than these."""
         return None
+
+
+def normalized_score(env: EnvConfig, score: float) -> float | None:
+    """(score − low) / (high − low) by the task's ``score_bounds``; None for a task without."""
+    bounds = env.score_bounds()
+    return None if bounds is None else (score - bounds[0]) / (bounds[1] - bounds[0])
 
 
 ENVS: Registry[EnvConfig] = Registry("environment")
