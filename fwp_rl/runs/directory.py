@@ -29,7 +29,7 @@ from fwp_rl.machine import facts
 from fwp_rl.runs.files import (
     CheckpointError,
     folder_exists,
-    parse_json,
+    read_json,
     write_file,
     write_json,
 )
@@ -183,7 +183,7 @@ class RunDirectory:
     def read_status(self) -> dict[str, Any]:
         """The content of status.json; empty where there is none."""
         try:
-            return parse_json(self.status.read_bytes(), self.status)
+            return read_json(self.status)
         except FileNotFoundError:
             return {}
 
@@ -214,7 +214,7 @@ class RunDirectory:
 
 def _describe_holder(holder: Path) -> str:
     try:
-        known = parse_json(holder.read_bytes(), holder)
+        known = read_json(holder)
         return f"process {known['pid']} on host {known['host']}"
     except (OSError, RuntimeError, KeyError):  # it has only just begun, or is about to end
         return "another process"

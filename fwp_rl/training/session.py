@@ -205,6 +205,7 @@ class TrainingSession:
         """Write a checkpoint and the policy folder of this step, unless they are there."""
         if self._saved_step == self.step:
             return
+        score = self._score()
         save_checkpoint(
             self._directory.checkpoints,
             step=self.step,
@@ -216,7 +217,12 @@ class TrainingSession:
                 "successes": list(self._successes),
             },
             generators=self._generators,
-            score=self._score(),
+            run={
+                "id": self.path.absolute().name,
+                "config": config_to_dict(self._described_config()),
+            },
+            score=score,
+            measure=None if score is None else "training",
         )
         self._save_policy(policy)
         self._write_status("running")
