@@ -8,7 +8,7 @@ short ones. A game cut by the time limit counts with what it had scored, and is 
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -23,8 +23,9 @@ from fwp_rl.envs import EnvConfig, Game, VectorEnv
 from fwp_rl.envs.atari import protocol_in_words
 from fwp_rl.envs.base import normalized_score
 from fwp_rl.machine import choose_device, facts
-from fwp_rl.models.policy import Policy
+from fwp_rl.models.policy import Policy, PolicyConfig
 from fwp_rl.rl.collector import Actor
+from fwp_rl.rl.pulse import Pulse
 from fwp_rl.runs.checkpoint import best
 from fwp_rl.runs.directory import RunDirectory
 from fwp_rl.runs.files import write_json
@@ -72,24 +73,17 @@ def evaluate(
     saved = open_policy(path, checkpoint)
     played = play(saved.policy, saved.env, games=games, greedy=greedy, seed=seed, device=where)
     label = checkpoint_label(saved, checkpoint)
-    result = {
-        "schema": 1,
-        "policy": str(saved.path),
-        "step": saved.metadata.get("step"),
-        "protocol": {
-            "unit": "whole games, raw reward",
-            "actions": "greedy" if greedy else "sampled",
-            "checkpoint": label,
-            "games": len(played.games),
-            "columns": played.columns,
-            "games_per_column": played.games_per_column,
-            "seed": seed,
-        },
-        "summary": summarize(played.games, saved.policy.spec.name, saved.env),
-        "returns": [game.episode_return for game in played.games],
-        "lengths": [game.length for game in played.games],
-        "truncated": [game.truncated for game in played.games],
-    }
+    result = result_of(
+        played,
+        saved.policy,
+        saved.env,
+        where=saved.path,
+        step=saved.metadata.get("step"),
+        run=saved.metadata.get("run"),
+        greedy=greedy,
+        checkpoint=label,
+        seed=seed,
+    )
     kind = "greedy" if greedy else "sampled"
     return write_result(saved, played.environment, result, f"{label}-{kind}-seed{seed}", output)
 
@@ -118,7 +112,7 @@ def play(
     seed: int,
     device: torch.device,
     quiet: bool = False,
-    poll: Callable[[], object] = lambda: None,
+    pulse: Pulse | None = None,
 ) -> Played:
     """Play at least ``games`` whole games, as many in every column, in environments that are made
     for it and closed again.
@@ -126,24 +120,22 @@ def play(
     policy  is moved to the device; torch's global random streams are not drawn from
     seed    of the environments and of the actions
     quiet   show no progress
-    poll    called before each step; what it raises ends the play
+    pulse   beats at every step, and may end the play before one
     """
     per_column = math.ceil(games / MAX_COLUMNS)
     columns = math.ceil(games / per_column)
     made = env.make(columns, env_seeds(seed, columns, stream="evaluation"))
     with closing(made):
-        actor = make_actor(policy, made, greedy=greedy, seed=seed, device=device)
+        actor = make_actor(policy, made, greedy=greedy, seed=seed, device=device, pulse=pulse)
         return Played(
-            games=list(_whole_games(actor, per_column, quiet, poll)),
+            games=list(_whole_games(actor, per_column, quiet)),
             columns=columns,
             games_per_column=per_column,
             environment=made.describe(),
         )
 
 
-def _whole_games(
-    actor: Actor, per_column: int, quiet: bool, poll: Callable[[], object]
-) -> Iterator[Game]:
+def _whole_games(actor: Actor, per_column: int, quiet: bool) -> Iterator[Game]:
     """The first ``per_column`` games of every column, in the order in which they end."""
     left = np.full(actor.env.num_envs, per_column)
     total = int(left.sum())
@@ -153,7 +145,6 @@ def _whole_games(
             title = f"Evaluating {total} games"
             progress = stack.enter_context(Progress(total, title=title, unit="games"))
         while left.any():
-            poll()
             for game in actor.step().answer.games:
                 if left[game.column]:
                     left[game.column] -= 1
@@ -179,14 +170,8 @@ def write_result(
     environment  what the environment said of itself
     name         of the file, to which the time is added, where ``output`` is None
     """
-    now = datetime.now(UTC)
-    result = result | {
-        "environment": environment,
-        "network": config_to_dict(saved.policy.config),
-        **facts(next(saved.policy.parameters()).device),
-        "created": now.isoformat(timespec="seconds"),
-    }
-    stamp = now.strftime("%Y%m%d-%H%M%S")
+    result = result | _origin(saved.policy, environment)
+    stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
     if output is None:
         run = run_of(saved.path)
         output = (
@@ -263,11 +248,74 @@ def open_policy(path: str | Path, checkpoint: Literal["last", "best"]) -> SavedP
 
 
 def make_actor(
-    policy: Policy, env: VectorEnv, *, greedy: bool, seed: int, device: torch.device
+    policy: Policy,
+    env: VectorEnv,
+    *,
+    greedy: bool,
+    seed: int,
+    device: torch.device,
+    pulse: Pulse | None = None,
 ) -> Actor:
     """A policy at play, with action draws of its own."""
     generator = torch.Generator(device).manual_seed(derive_seed(seed, "evaluation-actions"))
-    return Actor(policy.to(device), env, generator=generator, greedy=greedy)
+    return Actor(policy.to(device), env, generator=generator, greedy=greedy, pulse=pulse)
+
+
+def result_of(
+    played: Played,
+    policy: Policy,
+    env: EnvConfig,
+    *,
+    where: Path,
+    step: int | None,
+    run: Mapping[str, Any] | None,
+    greedy: bool,
+    checkpoint: str,
+    seed: int,
+) -> dict[str, Any]:
+    """What a file of results holds of some games: them, and all that they depend on.
+
+    where  the folder that the weights are of
+    run    the identity of the run that made them
+    """
+    return {
+        "schema": 1,
+        "policy": str(where),
+        "run": run,
+        "step": step,
+        "protocol": {
+            "unit": "whole games, raw reward",
+            "actions": "greedy" if greedy else "sampled",
+            "checkpoint": checkpoint,
+            "games": len(played.games),
+            "columns": played.columns,
+            "games_per_column": played.games_per_column,
+            "seed": seed,
+        },
+        "summary": summarize(played.games, policy.spec.name, env),
+        "returns": [game.episode_return for game in played.games],
+        "lengths": [game.length for game in played.games],
+        "truncated": [game.truncated for game in played.games],
+        **_origin(policy, played.environment),
+    }
+
+
+def _origin(policy: Policy, environment: dict[str, Any]) -> dict[str, Any]:
+    """All that a result depends on beside the weights and the seed."""
+    return {
+        "environment": environment,
+        "network": config_to_dict(policy.config, PolicyConfig),
+        **facts(next(policy.parameters()).device),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def in_words(summary: Mapping[str, Any]) -> str:
+    """``mean return 1.50 (95 % interval 1.20 to 1.80)``."""
+    words = f"mean return {summary['mean']:.2f}"
+    if summary["interval"] is None:
+        return words
+    return words + " (95 % interval {:.2f} to {:.2f})".format(*summary["interval"])
 
 
 def summarize(games: Sequence[Game], task: str, env: EnvConfig) -> dict[str, Any]:

@@ -164,17 +164,31 @@ class RunDirectory:
         write_file(self.config, yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
 
     def write_status(
-        self, state: RunState, *, step: int, total: int, device: torch.device | str = "cpu"
+        self,
+        state: RunState,
+        *,
+        step: int,
+        total: int,
+        device: torch.device | str = "cpu",
+        run: Mapping[str, Any] | None = None,
     ) -> None:
-        """Write status.json. ``started`` stays what it was at the first time."""
+        """Write status.json. ``started`` stays what it was at the first time.
+
+        run  the run's identity
+        """
         now = datetime.now(UTC).isoformat(timespec="seconds")
+        try:
+            started = self.read_status().get("started", now)
+        except (CheckpointError, OSError):  # damaged: it is written anew
+            started = now
         status = {
+            "run": run,
             "state": state,
             "step": step,
             "total": total,
             "pid": os.getpid(),
             "host": socket.gethostname(),
-            "started": self.read_status().get("started", now),
+            "started": started,
             "updated": now,
             **facts(device),
         }
