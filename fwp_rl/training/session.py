@@ -436,6 +436,8 @@ class TrainingSession:
 
     def _write_status(self, state: RunState) -> None:
         """A status that cannot be written is no reason to lose the training."""
+        if not RunDirectory.is_run(self.path):
+            return  # nor is a directory that somebody has removed to be made again
         try:
             self._directory.write_status(
                 state,
