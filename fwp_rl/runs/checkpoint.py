@@ -39,6 +39,8 @@ __all__ = [
     "Checkpoint",
     "CheckpointError",
     "best",
+    "checkpoint_path",
+    "checkpoint_steps",
     "load_checkpoint",
     "load_tensors",
     "module_tensors",
@@ -213,6 +215,16 @@ def best(directory: Path) -> Path:
             f"{directory}: has no good checkpoint with a score; a run's first is the first that it "
             "saves after enough games have ended"
         )
+    return _folder(directory, step)
+
+
+def checkpoint_steps(directory: Path) -> list[int]:
+    """The steps of the kept checkpoints, in order; whether they verify is not looked at."""
+    return _steps(directory)
+
+
+def checkpoint_path(directory: Path, step: int) -> Path:
+    """The folder of the checkpoint of that step."""
     return _folder(directory, step)
 
 
