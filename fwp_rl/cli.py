@@ -8,11 +8,11 @@ saving.
 import os
 import sys
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
 
 import tyro
 
-from fwp_rl.commands import ablate, evaluate, report, train, watch
 from fwp_rl.commands.shared import fail
 from fwp_rl.config import ConfigError
 from fwp_rl.machine import limit_threads
@@ -122,12 +122,21 @@ def _bench(args: list[str]) -> None:
     tyro.cli(BENCHMARKS[args[0]][0], args=args[1:], prog=f"fwp-rl bench {args[0]}")
 
 
+def _at_call(name: str) -> Callable[[list[str]], None]:
+    """The command of that name in fwp_rl.commands, which is imported when it is called."""
+
+    def run(args: list[str]) -> None:
+        import_module(f"fwp_rl.commands.{name}").run(args)
+
+    return run
+
+
 COMMANDS: dict[str, tuple[Callable[[list[str]], None], str]] = {
-    "train": (train.run, "train an agent from a preset, or resume a run"),
-    "evaluate": (evaluate.run, "play whole games with a saved policy"),
-    "watch": (watch.run, "film a saved policy"),
-    "report": (report.run, "compare runs on one page, with figures and tables"),
-    "ablate": (ablate.run, "train a grid of presets, cores, tasks and seeds"),
+    "train": (_at_call("train"), "train an agent from a preset, or resume a run"),
+    "evaluate": (_at_call("evaluate"), "play whole games with a saved policy"),
+    "watch": (_at_call("watch"), "film a saved policy"),
+    "report": (_at_call("report"), "compare runs on one page, with figures and tables"),
+    "ablate": (_at_call("ablate"), "train a grid of presets, cores, tasks and seeds"),
     "list": (_list, "cores, encoders, envs, games, presets, ablations, agents"),
     "doctor": (_doctor, "versions, and a self-check of every part"),
     "bench": (_bench, "measure speed on this machine: training, kernels"),

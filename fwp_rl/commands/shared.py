@@ -17,8 +17,10 @@ Checkpoint = Annotated[str, tyro.conf.arg(metavar="last|best|STEP")]
 def which_checkpoint(given: str) -> Literal["last", "best"] | int:
     """What ``--checkpoint`` names: a number of environment steps may be spelled ``1_000_000`` or as
     it is printed, ``1,000,000``."""
-    if given == "last" or given == "best":
-        return given
+    if given == "last":
+        return "last"
+    if given == "best":
+        return "best"
     try:
         step = int(given.replace(",", ""))
     except ValueError:
