@@ -12,11 +12,12 @@ runs/<name>/
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import socket
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -116,6 +117,25 @@ class RunDirectory:
                 f"{', ...' if len(found) > 3 else ''}); name another --run-dir"
             )
         return cls(path)
+
+    @classmethod
+    def create_default(cls, parent: str | Path, name: str) -> RunDirectory:
+        """Make the directory of a new run below ``parent`` under a name that nobody has: ``name``,
+        or ``name-2``, ``name-3``, ... Runs that start in the same second, on one host or on several
+        that share the disk, get one each. RunError where nothing can be written."""
+        parent = Path(parent)
+        try:
+            parent.mkdir(parents=True, exist_ok=True)
+            for number in itertools.count(1):
+                path = parent / (name if number == 1 else f"{name}-{number}")
+                with suppress(FileExistsError):
+                    path.mkdir()  # which one process alone succeeds in
+                    break
+        except OSError as error:
+            raise RunError(
+                f"{parent}: cannot be made or written: {error.strerror}; name a --run-dir"
+            ) from error
+        return cls.create(path)
 
     @classmethod
     def open(cls, path: str | Path) -> RunDirectory:

@@ -10,7 +10,7 @@ from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any
 
-from fwp_rl.machine import commit
+from fwp_rl.machine import commit, dirty
 
 __all__ = ["from_preset", "new_identity"]
 
@@ -28,12 +28,13 @@ def from_preset(name: str) -> Iterator[None]:
 
 
 def new_identity() -> dict[str, Any]:
-    """``id``, ``created``, ``commit``, ``command`` and ``preset``, as JSON; the last is None for a
-    run that was not made from one."""
+    """``id``, ``created``, ``commit``, ``dirty``, ``command`` and ``preset``, as JSON; the last is
+    None for a run that was not made from one."""
     return {
         "id": secrets.token_hex(8),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": commit(),
+        "dirty": dirty(),
         "command": shlex.join(sys.orig_argv),
         "preset": _preset.get(),
     }

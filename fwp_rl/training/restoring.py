@@ -17,7 +17,7 @@ from fwp_rl.runs.keeping import STATE
 from fwp_rl.runs.presets import bookkeeping, config_from_dict, first_change, load_preset
 from fwp_rl.runs.schema import Strict, checked
 
-__all__ = ["Restored", "SessionState", "restore"]
+__all__ = ["RESUME_MAY_CHANGE", "Restored", "SessionState", "restore"]
 
 RESUME_MAY_CHANGE = ("total_steps",)
 """What a resumed run may set anew beside the fields that are bookkeeping."""

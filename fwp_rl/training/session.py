@@ -18,7 +18,7 @@ import torch
 
 from fwp_rl.cores import CORES
 from fwp_rl.envs import Game
-from fwp_rl.evaluation import in_words as evaluation_in_words
+from fwp_rl.evaluation import in_words
 from fwp_rl.machine import choose_device, keep_freed_memory, limit_threads
 from fwp_rl.models.policy import Policy
 from fwp_rl.rl.collector import Stopwatch
@@ -130,7 +130,7 @@ class TrainingSession:
             check_logger(self.config.logger)
         self.config.env.make(1, [0]).close()
         if self.resume is None:
-            self._run = RunDirectory.create(self.config.run_dir or self._default_directory())
+            self._run = self._new_directory()
         else:
             self._run = RunDirectory.open(self.resume)
         # The lock comes before the checkpoint is read: nobody replaces it meanwhile.
@@ -360,7 +360,7 @@ class TrainingSession:
             row["evaluation/success_rate"] = summary["success"]["rate"]
         self._logger.log(self.step, row)
         self._progress.message(
-            f"Evaluation at step {self.step:,}: {evaluation_in_words(summary)}, "
+            f"Evaluation at step {self.step:,}: {in_words(summary)}, "
             f"{len(result['returns'])} games, {spent:.0f} s"
         )
 
@@ -452,7 +452,9 @@ class TrainingSession:
     def _task(self) -> str:
         return self.config.env.spec().name.rpartition("/")[2]
 
-    def _default_directory(self) -> Path:
+    def _new_directory(self) -> RunDirectory:
+        if self.config.run_dir is not None:
+            return RunDirectory.create(self.config.run_dir)
         name = default_run_name(
             AGENTS.name_of(type(self.config)),
             game=self._task(),
@@ -460,7 +462,7 @@ class TrainingSession:
             seed=self.config.seed,
             now=datetime.now(),
         )
-        return Path("runs") / name
+        return RunDirectory.create_default("runs", name)
 
     def _described_config(self) -> dict[str, Any]:
         return config_to_dict(dataclasses.replace(self.config, run_dir=str(self.path)))
