@@ -10,13 +10,14 @@ The run directories are the truth on what is done; the ledger is for people.
 """
 
 import json
-import os
+import math
 import shutil
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from math import nan
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,6 +29,7 @@ from fwp_rl.config import ConfigError
 from fwp_rl.runs.directory import RunDirectory, RunError
 from fwp_rl.runs.files import parse_json, write_file, write_json
 from fwp_rl.runs.flags import as_flags
+from fwp_rl.runs.metrics import last_rows
 from fwp_rl.runs.presets import bookkeeping, config_to_dict, first_change, load_preset
 from fwp_rl.runs.results import Score, score
 
@@ -36,8 +38,6 @@ __all__ = ["AblationFolder", "CellProgress", "CellState"]
 CellState = Literal["waiting", "partial", "finished", "busy"]
 """waiting: not begun; partial: to be resumed; finished: trained and evaluated; busy: some other
 process has its run directory."""
-
-_TAIL = 1 << 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,7 +163,7 @@ class AblationFolder:
         run = self.run(cell)
         if not run.path.is_dir():
             return "waiting"
-        if _is_locked(run.path):
+        if run.is_locked():
             return "busy"
         if not RunDirectory.is_run(run.path):
             return "waiting"
@@ -189,11 +189,12 @@ class AblationFolder:
 
     def progress(self, cell: Cell) -> CellProgress:
         """How far a cell is."""
-        rows = _last_rows(self.run(cell).metrics)
+        rows = [r for r in last_rows(self.run(cell).metrics) if math.isfinite(r.get("time", nan))]
         if not rows:
             return CellProgress()
         last = rows[-1]
         recent = [row for row in rows if 0 <= last["time"] - row["time"] <= 60]
+        returns = [row.get("charts/episode_return", nan) for row in rows]
         span = last["time"] - recent[0]["time"]
         steps = last["step"] - recent[0]["step"]
         if span <= 0 and last["time"] > 0:
@@ -202,7 +203,7 @@ class AblationFolder:
             step=int(last["step"]),
             seconds=float(last["time"]),
             rate=steps / span if span > 0 else None,
-            episode_return=last.get("charts/episode_return"),
+            episode_return=next((x for x in reversed(returns) if math.isfinite(x)), None),
         )
 
     def score(self, cell: Cell) -> Score | None:
@@ -233,35 +234,3 @@ def write_if_changed(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     if not path.is_file() or path.read_text(encoding="utf-8") != text:
         write_file(path, text)
-
-
-def _is_locked(run: Path) -> bool:
-    """Whether a process trains there: one that outlived its runner, or somebody else's."""
-    if not (run / ".lock").exists():
-        return False
-    lock = FileLock(run / ".lock")
-    try:
-        lock.acquire(blocking=False)
-    except Timeout:
-        return True
-    lock.release()
-    return False
-
-
-def _last_rows(path: Path) -> list[dict[str, Any]]:
-    """The last rows of a metrics.jsonl, which may be long."""
-    try:
-        with path.open("rb") as file:
-            file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL))
-            lines = file.read().splitlines()
-    except OSError:
-        return []
-    rows = []
-    for line in lines:
-        try:
-            row = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(row, dict) and {"step", "time"} <= row.keys():
-            rows.append(row)
-    return rows
