@@ -116,7 +116,8 @@ class TrainingSession:
         # streams, which a checkpoint is about to fill; it makes environments and actors only
         # after this, for their seeds depend on the step that a resumed run starts at.
         # First, what can fail for reasons of the machine fails before anything is written.
-        check_logger(self.config.logger)
+        if self.resume is None:  # a run under way goes on without its curves
+            check_logger(self.config.logger)
         self.config.env.make(1, [0]).close()
         if self.resume is None:
             self._run = RunDirectory.create(self.config.run_dir or self._default_directory())
