@@ -5,6 +5,7 @@ Exit codes: 0 fine; 1 the work failed; 2 the call was wrong; 130 Ctrl-C and 143 
 saving.
 """
 
+import io
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -27,6 +28,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     # emulators, and from each other where something else runs on the machine.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("GOMP_SPINCOUNT", "20000")  # a tenth of a millisecond, then sleep
+    if isinstance(sys.stdout, io.TextIOWrapper):  # else a box or an arrow would end the command
+        sys.stdout.reconfigure(errors="replace")
     args = list(sys.argv[1:] if argv is None else argv)
     if not args or args[0] in ("-h", "--help"):
         print(_usage())

@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from math import nan
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,6 +29,7 @@ from fwp_rl.config import ConfigError
 from fwp_rl.runs.directory import RunDirectory, RunError
 from fwp_rl.runs.files import parse_json, write_file, write_json
 from fwp_rl.runs.flags import as_flags
+from fwp_rl.runs.metrics import last_rows
 from fwp_rl.runs.presets import bookkeeping, config_to_dict, first_change, load_preset
 from fwp_rl.runs.results import Score, score
 from fwp_rl.runs.resuming import clear_unsaved, has_work, is_complete
@@ -181,7 +183,7 @@ class AblationFolder:
         run = self.run(cell)
         if not run.path.is_dir():
             return "waiting"
-        if _is_locked(run.path):
+        if run.is_locked():
             return "busy"
         if not RunDirectory.is_run(run.path):
             return "waiting"
@@ -203,21 +205,21 @@ class AblationFolder:
 
     def progress(self, cell: Cell) -> CellProgress:
         """How far a cell is."""
-        rows = _last_rows(self.run(cell).metrics)
+        rows = [r for r in last_rows(self.run(cell).metrics) if math.isfinite(r.get("time", nan))]
         if not rows:
             return CellProgress()
         last = rows[-1]
         recent = [row for row in rows if 0 <= last["time"] - row["time"] <= 60]
+        returns = [row.get("charts/episode_return", nan) for row in rows]
         span = last["time"] - recent[0]["time"]
         steps = last["step"] - recent[0]["step"]
         if span <= 0 and last["time"] > 0:
             span, steps = last["time"], last["step"]
-        latest = last.get("charts/episode_return")
         return CellProgress(
             step=int(last["step"]),
             seconds=float(last["time"]),
             rate=steps / span if span > 0 else None,
-            episode_return=latest if _is_number(latest) else None,
+            episode_return=next((x for x in reversed(returns) if math.isfinite(x)), None),
         )
 
     def score(self, cell: Cell) -> Score | None:
@@ -239,44 +241,8 @@ def write_if_changed(path: Path, text: str) -> None:
         write_file(path, text)
 
 
-def _is_locked(run: Path) -> bool:
-    """Whether a process trains there: one that outlived its runner, or somebody else's."""
-    if not (run / ".lock").exists():
-        return False
-    lock = FileLock(run / ".lock")
-    try:
-        lock.acquire(blocking=False)
-    except Timeout:
-        return True
-    except OSError:  # not ours to lock, as in a folder that may only be read: nobody knows
-        return False
-    lock.release()
-    return False
-
-
 def _end_of(path: Path) -> bytes:
     """The last bytes of a file, which may be long."""
     with path.open("rb") as file:
         file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL))
         return file.read()
-
-
-def _last_rows(path: Path) -> list[dict[str, Any]]:
-    """The last rows of a metrics.jsonl."""
-    try:
-        lines = _end_of(path).splitlines()
-    except OSError:
-        return []
-    rows = []
-    for line in lines:
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError):
-            continue
-        if isinstance(row, dict) and all(_is_number(row.get(name)) for name in ("step", "time")):
-            rows.append(row)
-    return rows
-
-
-def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)

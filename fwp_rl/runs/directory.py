@@ -21,7 +21,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import yaml
 from filelock import FileLock, Timeout
@@ -220,6 +220,32 @@ class RunDirectory:
             return read_json(self.status)
         except FileNotFoundError:
             return {}
+
+    def state(self) -> str:
+        """What status.json says, but ``killed`` where it says running and no process trains there;
+        ``unknown`` where it says nothing that can be read."""
+        try:
+            state = self.read_status().get("state")
+        except (OSError, RuntimeError):
+            return "unknown"
+        if state not in get_args(RunState):
+            return "unknown"
+        try:
+            return "killed" if state == "running" and not self.is_locked() else str(state)
+        except (OSError, NotImplementedError):  # a lock that cannot be asked
+            return str(state)
+
+    def is_locked(self) -> bool:
+        """Whether a process trains there. OSError where that cannot be told."""
+        if not (self.path / _LOCK).exists():
+            return False
+        lock = FileLock(self.path / _LOCK)
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            return True
+        lock.release()
+        return False
 
     @contextmanager
     def lock(self) -> Iterator[None]:
