@@ -30,11 +30,13 @@ Argument = bool | int | float | str
 class GymnasiumConfig(EnvConfig):
     """Any Gymnasium environment with discrete actions, by its id.
 
-    uint8 images [H, W], [H, W, C] or [C, H, W] become [C, H, W]; numeric boxes keep their shape as
-    float32; whatever else Gymnasium can flatten becomes a float32 vector. uint8 that is no image is
-    divided by its upper bound. Your own environment: register it in your script before
-    the config is made. Gymnasium 1.4.0 does not load the entry point ``gymnasium.envs`` of
-    installed packages.
+    A box of three axes, [H, W, C] or [C, H, W], is an image and becomes [C, H, W], as does uint8
+    [H, W]: uint8 as it is, any other type as float32, divided by 255 where the box's bounds are 0
+    and 255. Other numeric boxes keep their shape as float32; whatever else Gymnasium can flatten
+    becomes a float32 vector. uint8 that is no image is divided by its upper bound.
+
+    Your own environment: register it in your script before the config is made. Gymnasium 1.4.0
+    does not load the entry point ``gymnasium.envs`` of installed packages.
     """
 
     id: str = "CartPole-v1"
@@ -166,6 +168,7 @@ def _spec(config: GymnasiumConfig, observations: Any, actions: Any) -> EnvSpec:
     return EnvSpec(
         name=f"gymnasium/{config.id}",
         observation_shape=example.shape[1:],
+        observation_dtype="uint8" if example.dtype == np.uint8 else "float32",
         num_actions=int(actions.n),
     )
 
@@ -179,6 +182,10 @@ def _observer(space: Any, num_envs: int) -> Callable[[Any], NDArray[Any]]:
     if isinstance(space, spaces.Box):
         if space.dtype == np.uint8 and len(space.shape) in (2, 3):
             return _channels_first
+        if len(space.shape) == 3:
+            of_bytes = (space.low == 0).all() and (space.high == 255).all()
+            scale = np.float32(255 if of_bytes else 1)
+            return lambda obs: _channels_first(np.asarray(obs, np.float32) / scale)
         bounds = bounds.reshape(space.shape)
         return lambda obs: np.asarray(obs, np.float32) / bounds
     batch = batch_space(space, num_envs)
@@ -190,7 +197,7 @@ def _observer(space: Any, num_envs: int) -> Callable[[Any], NDArray[Any]]:
     return observe
 
 
-def _channels_first(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def _channels_first(images: NDArray[Any]) -> NDArray[Any]:
     """[B, H, W], [B, H, W, C] or [B, C, H, W] as [B, C, H, W]: the first axis is the channels'
     where it is shorter than both others."""
     if images.ndim == 3:

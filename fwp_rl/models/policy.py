@@ -58,6 +58,7 @@ class Policy(nn.Module):
         super().__init__()
         self.config = config
         self.spec = spec
+        self._obs_dtype = torch.uint8 if spec.observation_dtype == "uint8" else torch.float32
         self.encoder = config.encoder.build(spec.observation_shape)
         input_size = self.encoder.output_size + config.last_reward
         if config.last_action:
@@ -73,9 +74,14 @@ class Policy(nn.Module):
     def forward(self, observation: Observation, state: State) -> PolicyOutput:
         """Logits and values of T steps; acting is T = 1. Gradients reach the state.
 
-        Raises ValueError where the observation is not of the shape that the policy was built for.
+        Raises ValueError where the observation is not of the shape and dtype that the policy was
+        built for.
         """
         obs = observation.obs
+        if obs.dtype != self._obs_dtype:
+            raise ValueError(
+                f"obs has dtype {obs.dtype}, expected {self._obs_dtype} for {self.spec.name}"
+            )
         expected = (*observation.reset.shape, *self.spec.observation_shape)
         if obs.shape != expected:
             raise ValueError(

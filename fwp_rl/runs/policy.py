@@ -158,7 +158,7 @@ def _answer(policy: Policy) -> dict[str, list[float]]:
     time_steps, columns = 4, 2
     shape = (time_steps, columns, *policy.spec.observation_shape)
     noise = (torch.arange(math.prod(shape)) * 2654435761 >> 16).remainder(256).reshape(shape)
-    is_image = len(policy.spec.observation_shape) == 3
+    is_image = policy.spec.observation_dtype == "uint8"
     reset = torch.zeros(time_steps, columns, dtype=torch.bool)
     reset[0], reset[2, 1] = True, True
     index = torch.arange(time_steps * columns).reshape(time_steps, columns)

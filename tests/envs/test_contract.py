@@ -151,9 +151,9 @@ def test_every_registered_family_is_under_this_contract() -> None:
 
 
 def test_shapes_and_types_are_those_of_the_spec(config: EnvConfig, stream: Stream) -> None:
-    shape = config.spec().observation_shape
-    assert stream.obs.shape == (len(stream.mask) + 1, 3, *shape)
-    assert stream.obs.dtype == (np.uint8 if len(shape) == 3 else np.float32)
+    spec = config.spec()
+    assert stream.obs.shape == (len(stream.mask) + 1, 3, *spec.observation_shape)
+    assert stream.obs.dtype == spec.observation_dtype
     assert stream.reward.dtype == np.float32
     for flag in (stream.reset, stream.terminated, stream.truncated, stream.mask):
         assert flag.dtype == np.bool_

@@ -51,6 +51,10 @@ OBSERVATIONS: dict[str, tuple[spaces.Space[Any], tuple[int, ...]]] = {
     "Stack": (spaces.Box(0, 255, (4, 8, 10), np.uint8), (4, 8, 10)),
     "Square": (spaces.Box(0, 255, (8, 8, 20), np.uint8), (20, 8, 8)),
     "Grey": (spaces.Box(0, 255, (8, 10), np.uint8), (1, 8, 10)),
+    "Unit": (spaces.Box(0, 1, (8, 10, 3), np.float32), (3, 8, 10)),
+    "UnitStack": (spaces.Box(-1, 1, (4, 8, 10), np.float64), (4, 8, 10)),
+    "FloatBytes": (spaces.Box(0, 255, (8, 10, 3), np.float32), (3, 8, 10)),
+    "IntBytes": (spaces.Box(0, 255, (3, 8, 10), np.int64), (3, 8, 10)),
     "Grid": (spaces.Box(-1, 1, (4, 5), np.float64), (4, 5)),
     "Ints": (spaces.Box(0, 9, (3,), np.int64), (3,)),
     "Discrete": (spaces.Discrete(4, start=2), (4,)),
@@ -67,8 +71,13 @@ OBSERVATIONS: dict[str, tuple[spaces.Space[Any], tuple[int, ...]]] = {
         (8,),
     ),
 }
-BOUNDS = {"Bytes": [255] * 6, "Mixed": [255] * 4 + [10] * 3 + [1]}
-"""What the entries of a vector are divided by, where that is not 1."""
+BOUNDS = {
+    "Bytes": [255] * 6,
+    "Mixed": [255] * 4 + [10] * 3 + [1],
+    "FloatBytes": [255],
+    "IntBytes": [255],
+}
+"""What the entries of an observation are divided by, where that is not 1."""
 
 
 def register(name: str, **kwargs: Any) -> str:
@@ -89,15 +98,16 @@ def test_observations_of_every_space_become_images_or_vectors(name: str) -> None
     env = GymnasiumConfig(id=f"Sampling{name}-v0").make(2, [5, 6])
     assert env.spec.observation_shape == shape
     obs = env.reset()
-    image = name in ("Colour", "Stack", "Square", "Grey")
-    assert obs.dtype == (np.uint8 if image else np.float32)
+    raw = name in ("Colour", "Stack", "Square", "Grey")
+    assert obs.dtype == env.spec.observation_dtype == ("uint8" if raw else "float32")
     for column, seed in enumerate((5, 6)):
         space.seed(seed)
         truth: Any = space.sample()
-        if name in ("Colour", "Square"):
+        if name in ("Colour", "Square", "Unit", "FloatBytes"):
             truth = truth.transpose(2, 0, 1)
-        elif not image:
-            truth = spaces.flatten(space, truth) / np.array(BOUNDS.get(name, 1))
+        elif not isinstance(space, spaces.Box):
+            truth = spaces.flatten(space, truth)
+        truth = np.ravel(truth) / np.array(BOUNDS.get(name, 1))
         np.testing.assert_allclose(obs[column].reshape(-1), np.ravel(truth), rtol=1e-6)
     assert env.step(np.zeros(2, np.int64)).obs.shape == (2, *shape)
 
