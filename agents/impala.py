@@ -186,7 +186,7 @@ def _update(
         loss, metrics = impala_loss(config, policy, rollout)
     optimizer.zero_grad()
     loss.backward()
-    metrics["optimizer/gradient_norm"] = clip_gradients(policy, config.max_gradient_norm)
+    metrics["optimizer/gradient_norm"] = clip_gradients(policy, config.max_gradient_norm, rollout)
     optimizer.step()
     return {name: value.item() for name, value in metrics.items()} | core_metrics(records)
 

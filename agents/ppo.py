@@ -179,7 +179,9 @@ def _update(
             )
             optimizer.zero_grad()
             loss.backward()
-            metrics["optimizer/gradient_norm"] = clip_gradients(policy, config.max_gradient_norm)
+            metrics["optimizer/gradient_norm"] = clip_gradients(
+                policy, config.max_gradient_norm, rollout
+            )
             optimizer.step()
             if not history:
                 ratio_deviation = metrics["policy/ratio_deviation"]

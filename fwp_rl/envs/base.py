@@ -15,7 +15,16 @@ from numpy.typing import NDArray
 from fwp_rl.registry import Registry
 from fwp_rl.types import EnvSpec
 
-__all__ = ["ENVS", "ActionError", "EnvConfig", "EnvStep", "Game", "VectorEnv", "check_action"]
+__all__ = [
+    "ENVS",
+    "ActionError",
+    "AnswerError",
+    "EnvConfig",
+    "EnvStep",
+    "Game",
+    "VectorEnv",
+    "check_action",
+]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,11 +69,16 @@ class VectorEnv(Protocol):
     num_envs: int
 
     def reset(self) -> NDArray[Any]:
-        """Start: the first observations ``[B, *observation_shape]``. Call it once."""
+        """Start: the first observations ``[B, *observation_shape]``. Call it once.
+
+        Raises AnswerError where they are not finite.
+        """
         ...
 
     def step(self, action: NDArray[Any]) -> EnvStep:
-        """Play one action per column (integers ``[B]``). Raises ActionError on anything else."""
+        """Play one action per column (integers ``[B]``). Raises ActionError on anything else, and
+        AnswerError where a reward or an observation is not finite.
+        """
         ...
 
     def render(self, column: int) -> NDArray[np.uint8]:
@@ -150,6 +164,11 @@ ENVS: Registry[EnvConfig] = Registry("environment")
 
 class ActionError(ValueError):
     """Actions of the wrong shape, type or range."""
+
+
+class AnswerError(FloatingPointError):
+    """A reward or an observation that is not finite, or beyond float32: names the environment, the
+    step and the value. The environment is not to be stepped on."""
 
 
 def check_action(action: NDArray[Any], num_envs: int, num_actions: int) -> NDArray[np.int32]:

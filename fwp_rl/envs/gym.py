@@ -4,8 +4,9 @@ They restart on the next step, as ``fwp_rl/types.py`` has it. Slower than envpoo
 over columns, or a process for each.
 """
 
+import math
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from fwp_rl.config import BOOKKEEPING, ConfigError, Range, check_ranges
 from fwp_rl.envs.base import ENVS, EnvConfig, EnvStep, check_action
 from fwp_rl.envs.bookkeeping import Books, Lifetime, check_columns, check_render
+from fwp_rl.envs.spaces import observer, screen
 from fwp_rl.types import EnvSpec
 
 __all__ = ["GymnasiumConfig", "GymnasiumEnv"]
@@ -88,6 +90,10 @@ class GymnasiumConfig(EnvConfig):
             if not isinstance(value, Argument):
                 raise ConfigError(
                     f"kwargs: got {name} = {value!r}, expected True, False, a number or a string"
+                )
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ConfigError(
+                    f"kwargs: got {name} = {value!r}, expected a finite number: JSON knows no other"
                 )
 
     @property
@@ -164,60 +170,13 @@ def _spec(config: GymnasiumConfig, observations: Any, actions: Any) -> EnvSpec:
             f"{config.id} has the observation space {observations}, which cannot be flattened to a "
             "vector"
         )
-    example = _observer(observations, 1)(batch_space(observations).sample())
+    example = observer(observations, 1)(batch_space(observations).sample())
     return EnvSpec(
         name=f"gymnasium/{config.id}",
         observation_shape=example.shape[1:],
         observation_dtype="uint8" if example.dtype == np.uint8 else "float32",
         num_actions=int(actions.n),
     )
-
-
-def _observer(space: Any, num_envs: int) -> Callable[[Any], NDArray[Any]]:
-    """Turns a vector environment's observations into ``[B, ...]``, as GymnasiumConfig says."""
-    from gymnasium import spaces
-    from gymnasium.vector.utils import batch_space, iterate
-
-    bounds = _bounds(space)
-    if isinstance(space, spaces.Box):
-        if space.dtype == np.uint8 and len(space.shape) in (2, 3):
-            return _channels_first
-        if len(space.shape) == 3:
-            of_bytes = (space.low == 0).all() and (space.high == 255).all()
-            scale = np.float32(255 if of_bytes else 1)
-            return lambda obs: _channels_first(np.asarray(obs, np.float32) / scale)
-        bounds = bounds.reshape(space.shape)
-        return lambda obs: np.asarray(obs, np.float32) / bounds
-    batch = batch_space(space, num_envs)
-
-    def observe(obs: Any) -> NDArray[Any]:
-        rows = [np.asarray(spaces.flatten(space, row), np.float32) for row in iterate(batch, obs)]
-        return np.stack(rows) / bounds
-
-    return observe
-
-
-def _channels_first(images: NDArray[Any]) -> NDArray[Any]:
-    """[B, H, W], [B, H, W, C] or [B, C, H, W] as [B, C, H, W]: the first axis is the channels'
-    where it is shorter than both others."""
-    if images.ndim == 3:
-        return images[:, None]
-    first, *others = images.shape[1:]
-    if first < min(others):
-        return images
-    return np.ascontiguousarray(images.transpose(0, 3, 1, 2))
-
-
-def _bounds(space: Any) -> NDArray[np.float32]:
-    """What each entry of a flattened space is divided by: the upper bound of uint8, else 1."""
-    from gymnasium import spaces
-
-    if isinstance(space, (spaces.Dict, spaces.Tuple)):
-        parts = space.values() if isinstance(space, spaces.Dict) else space
-        return np.concatenate([np.ones(0, np.float32), *map(_bounds, parts)])
-    if isinstance(space, spaces.Box) and space.dtype == np.uint8:
-        return np.maximum(space.high.ravel().astype(np.float32), 1)
-    return np.ones(spaces.flatdim(space), np.float32)
 
 
 @contextmanager
@@ -251,7 +210,6 @@ class GymnasiumEnv:
         self._render = render
         self._lifetime = Lifetime()
         self._stepping = False
-        self._books = Books(self.num_envs)
         vector: dict[str, Any] = {"autoreset_mode": gymnasium.vector.AutoresetMode.NEXT_STEP}
         if config.processes:
             vector["context"] = "spawn"
@@ -268,13 +226,14 @@ class GymnasiumEnv:
         observations: Any = self._env.single_observation_space
         actions: Any = self._env.single_action_space
         self.spec = _spec(config, observations, actions)
-        self._observe = _observer(observations, self.num_envs)
+        self._books = Books(self.num_envs, self.spec.name)
+        self._observe = observer(observations, self.num_envs)
         self._first_action = int(actions.start)
 
     def reset(self) -> NDArray[Any]:
         """Start every column: the first observations. Once only."""
         self._lifetime.start()
-        return self._observe(self._env.reset(seed=self._seeds)[0])
+        return self._books.begin(self._observe(self._env.reset(seed=self._seeds)[0]))
 
     def step(self, action: NDArray[Any]) -> EnvStep:
         """Play one action per column. Raises ActionError for anything but B action numbers."""
@@ -290,7 +249,7 @@ class GymnasiumEnv:
         truncated = truncated & ~terminated
         return self._books.enter(
             self._observe(obs),
-            reward=np.asarray(reward, np.float32),
+            reward=reward,
             terminated=terminated,
             truncated=truncated,
             game_end=terminated | truncated,
@@ -307,7 +266,7 @@ class GymnasiumEnv:
             picture = self._env.render()[column]
         except gymnasium.error.DependencyNotInstalled as error:
             raise ImportError(f"{self.config.id} cannot be drawn: {error}") from error
-        return _screen(picture, self.config.id)
+        return screen(picture, self.config.id)
 
     def describe(self) -> dict[str, Any]:
         """The id, the environment's class, arguments and limit, gymnasium's version."""
@@ -342,24 +301,3 @@ class GymnasiumEnv:
             env.closed = True
         else:
             env.close()
-
-
-def _screen(picture: Any, id: str) -> NDArray[np.uint8]:
-    """A rendered picture as uint8 ``[H, W, 3]``: grey, with an alpha channel or of another integer
-    type as well. RuntimeError for what is none."""
-    screen = np.asarray(picture)
-    if screen.ndim == 2:
-        screen = screen[..., None]
-    if (
-        screen.ndim != 3
-        or not screen.size
-        or screen.shape[2] not in (1, 3, 4)
-        or screen.dtype.kind not in "iu"
-        or not 0 <= screen.min() <= screen.max() <= 255
-    ):
-        raise RuntimeError(
-            f"{id} draws {type(picture).__name__} {screen.dtype} {list(screen.shape)}, expected "
-            "whole numbers from 0 to 255 [height, width, 3]"
-        )
-    channels = [0, 0, 0] if screen.shape[2] == 1 else [0, 1, 2]
-    return np.ascontiguousarray(screen[..., channels], dtype=np.uint8)

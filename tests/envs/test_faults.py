@@ -144,7 +144,10 @@ BAD_FIELDS: dict[str, dict[str, list[Any]]] = {
     "gymnasium": {
         "id": ["CartPol-v1", "CartPole-v9", "", "a/b/c-v0", "os:Env-v0", "C" * 100_000, None, 1],
         "max_episode_steps": [0, -1, 2.0, "9", True],
-        "kwargs": [1, [], "a", None, {"a": None}, {"a": [1]}, {1: 1}, {"render_mode": "human"}],
+        "kwargs": [
+            *(1, [], "a", None, {1: 1}, {"render_mode": "human"}),
+            *({"a": value} for value in (None, [1], float("nan"))),
+        ],
         "processes": [1, "yes", None],
     },
     "recall": {

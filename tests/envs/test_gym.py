@@ -174,6 +174,7 @@ def test_arguments_reach_the_environment() -> None:
     [
         ([1], "kwargs: got \\[1\\], expected a mapping"),
         ({1: 1}, "kwargs: got the name 1, expected a string"),
+        ({"a": float("inf")}, "kwargs: got a = inf, expected a finite number"),
         ({"a": [1]}, "kwargs: got a = \\[1\\], expected True, False, a number or a string"),
         ({"max_episode_steps": 3}, "kwargs: max_episode_steps has a setting of its own"),
     ],
