@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.metadata import version
+from multiprocessing.connection import wait
 from typing import Annotated, Any
 
 import numpy as np
@@ -25,6 +26,9 @@ from fwp_rl.types import EnvSpec
 __all__ = ["GymnasiumConfig", "GymnasiumEnv"]
 
 Argument = bool | int | float | str
+
+_BROKEN_PIPE = (EOFError, BrokenPipeError, ConnectionResetError)
+"""What a pipe says once the process at its other end is gone."""
 
 
 @ENVS.register("gymnasium")
@@ -152,6 +156,12 @@ def _explained(config: GymnasiumConfig) -> Iterator[None]:
     except Exception as error:
         if isinstance(error, (ImportError, gymnasium.error.DependencyNotInstalled)):
             raise ImportError(f"{config.id} cannot be made: {error}") from error
+        if config.processes and isinstance(error, _BROKEN_PIPE):
+            raise ConfigError(
+                f"processes: a process of {config.id} died as it started, and may have said more "
+                'above. In a script, what trains has to stand below `if __name__ == "__main__":`, '
+                "for each process runs the script anew"
+            ) from error
         arguments = f" with {config.kwargs}" if config.kwargs else ""
         raise ConfigError(
             f"id: {config.id} cannot be made{arguments}: {type(error).__name__}: {error}"
@@ -209,7 +219,7 @@ class GymnasiumEnv:
         self._seeds = list(seeds)
         self._render = render
         self._lifetime = Lifetime()
-        self._stepping = False
+        self._calls = False  # one was begun, and did not end
         vector: dict[str, Any] = {"autoreset_mode": gymnasium.vector.AutoresetMode.NEXT_STEP}
         if config.processes:
             vector["context"] = "spawn"
@@ -233,19 +243,16 @@ class GymnasiumEnv:
     def reset(self) -> NDArray[Any]:
         """Start every column: the first observations. Once only."""
         self._lifetime.start()
-        return self._books.begin(self._observe(self._env.reset(seed=self._seeds)[0]))
+        with self._calling():
+            obs, _ = self._env.reset(seed=self._seeds)
+        return self._books.begin(self._observe(obs))
 
     def step(self, action: NDArray[Any]) -> EnvStep:
         """Play one action per column. Raises ActionError for anything but B action numbers."""
         self._lifetime.check_started()
         action = check_action(action, self.num_envs, self.spec.num_actions)
-        self._stepping = True
-        try:
-            answer = self._env.step(action + self._first_action)
-        except (EOFError, ConnectionError) as error:  # of a pipe; what columns raise comes as it is
-            raise RuntimeError(f"the process of one {self.config.id} has died") from error
-        self._stepping = False
-        obs, reward, terminated, truncated, _ = answer
+        with self._calling():
+            obs, reward, terminated, truncated, _ = self._env.step(action + self._first_action)
         truncated = truncated & ~terminated
         return self._books.enter(
             self._observe(obs),
@@ -255,6 +262,32 @@ class GymnasiumEnv:
             game_end=terminated | truncated,
             game_cut=truncated,
         )
+
+    @contextmanager
+    def _calling(self) -> Iterator[None]:
+        """Around a call that all columns answer. What they raise comes as it is."""
+        self._calls = True
+        try:
+            yield
+        except _BROKEN_PIPE as error:
+            if not self.config.processes:
+                raise
+            raise RuntimeError(self._death()) from error
+        self._calls = False
+
+    def _death(self) -> str:
+        """Which process has died, and of what."""
+        processes = self._env.processes
+        ended = wait([process.sentinel for process in processes], timeout=1)
+        column = next((c for c, p in enumerate(processes) if p.sentinel in ended), None)
+        cause = ""
+        if column is not None:
+            processes[column].join(1)
+            code = processes[column].exitcode or 0
+            cause = f" ({signal.strsignal(-code) if code < 0 else f'exit code {code}'})"
+        arguments = f", made with {self.config.kwargs}," if self.config.kwargs else ""
+        which = "one environment" if column is None else f"environment {column}"
+        return f"the process of {which} of {self.config.id}{arguments} has died{cause}"
 
     def render(self, column: int) -> NDArray[np.uint8]:
         """The environment's own picture of one column, ``[height, width, 3]``."""
@@ -292,9 +325,9 @@ class GymnasiumEnv:
         if env is None:
             return
         if self.config.processes and (
-            self._stepping or not all(process.is_alive() for process in env.processes)
+            self._calls or not all(process.is_alive() for process in env.processes)
         ):
-            # one has died, or a step was broken off: asked to close, they might never answer
+            # one has died, or a call was broken off: asked to close, they might never answer
             for process in env.processes:
                 process.kill()
                 process.join()

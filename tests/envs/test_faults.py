@@ -21,6 +21,7 @@ import pytest
 
 from fwp_rl.envs import ENVS, EnvConfig
 from fwp_rl.envs.atari import AtariConfig
+from fwp_rl.envs.gym import GymnasiumConfig
 
 NONE = "no exception"
 
@@ -302,7 +303,9 @@ def run_scenario(name: str) -> "subprocess.CompletedProcess[str]":
 
 def interrupt_and_kill_a_column() -> None:
     """Step on after Ctrl-C reached the processes of the columns, and after one was killed."""
-    env = ENVS["gymnasium"](id="CartPole-v1", processes=True).make(2, [3, 4])  # type: ignore[call-arg]
+    kwargs = {"sutton_barto_reward": True}
+    config = GymnasiumConfig(id="CartPole-v1", kwargs=kwargs, processes=True)
+    env = config.make(2, [3, 4])
     env.reset()
     _, second = columns = sorted(multiprocessing.active_children(), key=lambda c: c.pid or 0)
     for stop in (signal.SIGINT, signal.SIGUSR1):
@@ -326,7 +329,8 @@ def test_columns_in_processes_outlive_ctrl_c_and_their_death_is_no_hang() -> Non
     process = run_scenario("interrupt_and_kill_a_column")
     assert process.returncode == 0, process.stderr
     assert process.stdout.splitlines() == [
-        "the process of one CartPole-v1 has died",
+        "the process of environment 1 of CartPole-v1, made with {'sutton_barto_reward': True}, "
+        "has died (Killed)",
         "closed",
     ]
 

@@ -1,6 +1,8 @@
 """Gymnasium environments of many spaces; what all adapters share is in test_contract.py."""
 
+import subprocess
 import sys
+from pathlib import Path
 from typing import Any, ClassVar
 
 import gymnasium
@@ -246,3 +248,20 @@ def test_a_process_for_each_column_gives_the_same_stream() -> None:
         return obs
 
     np.testing.assert_array_equal(play(False), play(True))
+
+
+UNGUARDED = """
+from fwp_rl.envs.gym import GymnasiumConfig
+GymnasiumConfig(id="CartPole-v1", processes=True).make(1, [0])
+"""
+
+
+@pytest.mark.slow
+def test_a_script_that_runs_anew_in_each_process_is_told_how_not_to(tmp_path: Path) -> None:
+    script = tmp_path / "unguarded.py"
+    script.write_text(UNGUARDED)
+    ended = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False)
+    assert ended.returncode == 1
+    last = ended.stderr.splitlines()[-1]
+    assert "processes: a process of CartPole-v1 died as it started" in last
+    assert '`if __name__ == "__main__":`' in last
