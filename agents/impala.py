@@ -55,7 +55,8 @@ class IMPALAConfig(TrainConfig):
     """Environments in a batch: any whose unroll is finished."""
     burn_in: Annotated[int, Range(0)] = 0
     """First steps of each unroll that only bring the stored core state up to date with the
-    present weights: they get no gradient and are left out of the loss."""
+    present weights: they get no gradient and are left out of the loss. Unrolls do not overlap, so
+    that nothing is ever learned from these steps."""
     optimizer: Literal["rmsprop", "adam"] = "rmsprop"
     """RMSProp as in the papers, or Adam."""
     learning_rate: Annotated[float, Range(0, 1, above=True)] = 6e-4

@@ -51,7 +51,8 @@ class PPOConfig(TrainConfig):
     """Gradient steps per pass; each takes num_envs / minibatches environments."""
     burn_in: Annotated[int, Range(0)] = 0
     """First steps of each rollout that only bring the stored core state up to date with the
-    present weights: they get no gradient and are left out of the loss."""
+    present weights: they get no gradient and are left out of the loss. Rollouts do not overlap, so
+    that nothing is ever learned from these steps."""
     learning_rate: Annotated[float, Range(0, 1, above=True)] = 2.5e-4
     """Adam's learning rate."""
     adam_epsilon: Annotated[float, Range(0, 1, above=True)] = 1e-5
@@ -88,6 +89,13 @@ class PPOConfig(TrainConfig):
             raise ConfigError(
                 f"burn_in: got {self.burn_in}, expected less than "
                 f"rollout_length = {self.rollout_length}"
+            )
+        counted = (self.rollout_length - self.burn_in) * self.num_envs // self.minibatches
+        if self.normalize_advantages and counted < 2:
+            raise ConfigError(
+                "minibatches: one step after burn_in is left in each, whose advantage, normalised, "
+                "is 0 and teaches the policy nothing; expected 2 or more, better 16: take fewer "
+                "minibatches, a longer rollout, or normalize_advantages false"
             )
 
     def train(self, *, resume: Path | None = None) -> Path:
