@@ -145,6 +145,7 @@ class Spec(Strict):
     name: Annotated[str, Field(max_length=1000)]
     observation_shape: Annotated[list[Size], FailFast(), Field(min_length=1, max_length=8)]
     num_actions: Size
+    observation_dtype: Literal["uint8", "float32"] | None = None
 
     @model_validator(mode="after")
     def _fits(self) -> "Spec":

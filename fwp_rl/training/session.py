@@ -92,6 +92,7 @@ class TrainingSession:
         self._scores = TrainingScores(config.env, config.num_envs)
         self._unlogged: list[tuple[int, Mapping[str, float]]] = []
         self._milestone = 0
+        self._told: set[str] = set()
         self._logged = self._saved = time.monotonic()
         self._saved_step = -1
         self._failed_saves = 0
@@ -271,6 +272,12 @@ class TrainingSession:
             self._progress.message(f"WARNING: {text}")
         else:
             warnings.warn(text, stacklevel=2)
+
+    def warn_once(self, text: str) -> None:
+        """``warn``, unless it was told this before."""
+        if text not in self._told:
+            self._told.add(text)
+            self.warn(text)
 
     def __exit__(
         self,

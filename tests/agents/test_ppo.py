@@ -245,6 +245,14 @@ def test_a_policy_that_cannot_be_built_leaves_no_directory(tmp_path: Path) -> No
     assert not (tmp_path / "run").exists()
 
 
+def test_a_minibatch_of_one_step_has_no_advantage_to_normalise() -> None:
+    for changes in ({"rollout_length": 1, "minibatches": 4}, {"burn_in": 7, "minibatches": 4}):
+        with pytest.raises(ConfigError, match="minibatches: one step after burn_in"):
+            dataclasses.replace(SMALL, **changes)
+        dataclasses.replace(SMALL, **changes, normalize_advantages=False)
+    dataclasses.replace(SMALL, rollout_length=1, minibatches=2)
+
+
 IN_CI = ("delta_net", "lstm", "feedforward")
 """Cores whose slow tests CI runs; by hand, with ``-m long``, all others."""
 
