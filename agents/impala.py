@@ -107,7 +107,7 @@ def train(config: IMPALAConfig, *, resume: Path | None = None) -> Path:
     """Train to ``config.total_steps``; returns the run directory.
 
     ``resume`` continues that run directory from its newest good checkpoint. Ctrl-C and SIGTERM
-    save a checkpoint before they take effect, and so does an actor that fails.
+    save a checkpoint before they take effect, and so does an actor that fails or hangs.
     """
     with (
         TrainingSession(config, resume=resume) as session,
@@ -130,17 +130,16 @@ def train(config: IMPALAConfig, *, resume: Path | None = None) -> Path:
                 generators=action_draws,
                 unroll_length=config.unroll_length,
                 batch_size=config.batch_size,
+                poll=session.poll,
             )
         )
+        for pulse in actors.pulses:
+            session.watch(pulse)
         actors.start(policy)
-        while session.step < config.total_steps and not session.stop_requested:
+        while session.step < config.total_steps:
             # act: the actors do, all the while; here is a batch of what they have finished
-            try:
-                with session.stopwatch("waiting"):
-                    batch = actors.next_batch()
-            except Exception:
-                session.save(policy, optimizer)
-                raise
+            with session.playing(), session.stopwatch("waiting"):
+                batch = actors.next_batch()
 
             # learn: one gradient step
             learning_rate = config.learning_rate
@@ -160,8 +159,8 @@ def train(config: IMPALAConfig, *, resume: Path | None = None) -> Path:
             metrics |= {f"time/{name}": share for name, share in batch.shares.items()}
             metrics["optimizer/learning_rate"] = learning_rate
             session.log(int(batch.rollout.mask.sum()), batch.games, metrics)
-            session.save_if_due(policy, optimizer)
-        session.save(policy, optimizer)
+            session.save_if_due()
+        session.save()
     return session.path
 
 

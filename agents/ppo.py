@@ -27,6 +27,7 @@ from fwp_rl.models.categorical import entropy, kl_divergence, log_prob
 from fwp_rl.models.policy import Policy
 from fwp_rl.rl.collector import Actor, Collector
 from fwp_rl.rl.losses import explained_variance, masked_mean, normalize
+from fwp_rl.rl.pulse import Pulse
 from fwp_rl.rl.replay import core_metrics, replay, select_columns
 from fwp_rl.rl.returns import gae
 from fwp_rl.runs.config import AGENTS, TrainConfig
@@ -98,7 +99,7 @@ def train(config: PPOConfig, *, resume: Path | None = None) -> Path:
     """Train to ``config.total_steps``; returns the run directory.
 
     ``resume`` continues that run directory from its newest good checkpoint. Ctrl-C and SIGTERM
-    save a checkpoint before they take effect.
+    save a checkpoint before they take effect, and so does an environment that fails or hangs.
     """
     with TrainingSession(config, resume=resume) as session:
         policy = Policy(config, config.env.spec()).to(session.device)
@@ -109,12 +110,14 @@ def train(config: PPOConfig, *, resume: Path | None = None) -> Path:
         minibatch_draws = session.generator("minibatch")
         session.begin(policy, optimizer)
         env = session.closing(config.env.make(config.num_envs, session.env_seeds(config.num_envs)))
-        actor = Actor(policy, env, generator=action_draws, stopwatch=session.stopwatch)
+        pulse = session.watch(Pulse("the environments", session.poll))
+        actor = Actor(policy, env, generator=action_draws, stopwatch=session.stopwatch, pulse=pulse)
         collector = Collector(actor, config.rollout_length)
 
-        while session.step < config.total_steps and not session.stop_requested:
+        while session.step < config.total_steps:
             # act: T steps of every environment
-            rollout, games = collector.collect()
+            with session.playing():
+                rollout, games = collector.collect()
 
             # bootstrap: the value of what comes next, and from it targets and advantages
             with recording() as records:
@@ -151,8 +154,8 @@ def train(config: PPOConfig, *, resume: Path | None = None) -> Path:
                 rollout.value, value_target, rollout.mask
             ).item()
             session.log(int(rollout.mask.sum()), games, metrics)
-            session.save_if_due(policy, optimizer)
-        session.save(policy, optimizer)
+            session.save_if_due()
+        session.save()
     return session.path
 
 

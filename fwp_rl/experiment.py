@@ -6,7 +6,7 @@
 
 import json
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,13 +18,15 @@ from fwp_rl.config import ConfigError
 from fwp_rl.evaluation import evaluate, evaluation_table
 from fwp_rl.filming import record_video
 from fwp_rl.reports.plots import learning_curve
+from fwp_rl.rl.pulse import Pulse
 from fwp_rl.runs.config import TrainConfig
 from fwp_rl.runs.directory import RunDirectory
 from fwp_rl.runs.policy import load_saved
 from fwp_rl.runs.presets import first_change, load_preset
 from fwp_rl.runs.resuming import clear_unsaved, has_work, is_complete
+from fwp_rl.runs.signals import StopRequest, StopTraining
 from fwp_rl.runs.views import open_view
-from fwp_rl.training.session import RESUME_MAY_CHANGE
+from fwp_rl.training.restoring import RESUME_MAY_CHANGE
 
 __all__ = ["finish", "train"]
 
@@ -65,13 +67,28 @@ def _is_complete(run: RunDirectory, config: TrainConfig) -> bool:
 
 
 def finish(path: Path, config: TrainConfig) -> None:
-    """What follows training: an evaluation, the learning curve, a video, and these in the log."""
+    """What follows training: an evaluation, the learning curve, a video, and these in the log.
+    A stop signal ends it between two steps of play, by KeyboardInterrupt or SystemExit."""
+    with StopRequest("stopping; the trained policy is saved") as stop, suppress(StopTraining):
+        _finish(path, config, stop)
+    if stop.exit_code == 130:
+        raise KeyboardInterrupt
+    if stop.requested:
+        raise SystemExit(stop.exit_code)
+
+
+def _finish(path: Path, config: TrainConfig, stop: StopRequest) -> None:
     console = Console(markup=False, highlight=False)
     made = [path / "policy"]
     result = None
 
+    def check() -> None:
+        if stop.requested:
+            raise StopTraining
+
     def attempt(what: str, make: Callable[[], Path | None]) -> None:
         """A finished training is not to fail for a picture."""
+        check()
         try:
             file = make()
             made.extend([] if file is None else [file])
@@ -84,6 +101,7 @@ def finish(path: Path, config: TrainConfig) -> None:
             games=config.evaluation_games,
             device=config.device,
             warn=lambda text: console.print(text, soft_wrap=True),
+            pulse=Pulse("the evaluation's environments", check),
         )
         console.print(evaluation_table(result))
         made.extend([Path(result["file"])] if result["file"] is not None else [])

@@ -78,6 +78,10 @@ class Progress:
             self._printed = now
             self.message(self._line())
 
+    def pause(self, seconds: float) -> None:
+        self._history = deque((t + seconds, n) for t, n in self._history)
+        self._started += seconds
+
     def message(self, text: str) -> None:
         """Print a line, above the bar where there is one."""
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)

@@ -106,12 +106,14 @@ def _start(preset: str, flags: list[str], *, automatic: bool) -> None:
     fields = read_yaml(path)
 
     from fwp_rl.experiment import train
+    from fwp_rl.runs.identity import from_preset
 
     config = _with_flags(fields, flags, source=path, prog=f"fwp-rl train {preset}")
-    if automatic:
-        train(_as_begun(config, flags), resume="auto")
-    else:
-        train(config)
+    with from_preset(preset):
+        if automatic:
+            train(_as_begun(config, flags), resume="auto")
+        else:
+            train(config)
 
 
 def _continue(path: Path, flags: list[str]) -> None:
@@ -139,7 +141,7 @@ def _as_begun(asked: "TrainConfig", flags: list[str]) -> "TrainConfig":
     top. Where the preset asks for another experiment, what is asked, which resuming refuses."""
     from fwp_rl.runs.presets import first_change, load_preset
     from fwp_rl.runs.resuming import has_work
-    from fwp_rl.training.session import RESUME_MAY_CHANGE
+    from fwp_rl.training.restoring import RESUME_MAY_CHANGE
 
     if asked.run_dir is None or not has_work(run := RunDirectory(Path(asked.run_dir))):
         return asked

@@ -1,7 +1,7 @@
 """Playing whole games with a policy, and what they come to."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from typing import Any
@@ -14,10 +14,11 @@ from fwp_rl.envs import EnvConfig, Game, VectorEnv
 from fwp_rl.envs.base import normalized_score
 from fwp_rl.models.policy import Policy
 from fwp_rl.rl.collector import Actor
+from fwp_rl.rl.pulse import Pulse
 from fwp_rl.runs.seeding import derive_seed, env_seeds
 from fwp_rl.terminal import Progress
 
-__all__ = ["Played", "make_actor", "play", "summarize"]
+__all__ = ["Played", "in_words", "make_actor", "play", "summarize"]
 
 MAX_COLUMNS = 16
 
@@ -46,7 +47,7 @@ def play(
     seed: int,
     device: torch.device,
     quiet: bool = False,
-    poll: Callable[[], object] = lambda: None,
+    pulse: Pulse | None = None,
 ) -> Played:
     """Play at least ``games`` whole games, as many in every column, in environments that are made
     for it and closed again.
@@ -54,24 +55,22 @@ def play(
     policy  is moved to the device; torch's global random streams are not drawn from
     seed    of the environments and of the actions
     quiet   show no progress
-    poll    called before each step; what it raises ends the play
+    pulse   beats at every step, and may end the play before one
     """
     per_column = math.ceil(games / MAX_COLUMNS)
     columns = math.ceil(games / per_column)
     made = env.make(columns, env_seeds(seed, columns, stream="evaluation"))
     with closing(made):
-        actor = make_actor(policy, made, greedy=greedy, seed=seed, device=device)
+        actor = make_actor(policy, made, greedy=greedy, seed=seed, device=device, pulse=pulse)
         return Played(
-            games=list(_whole_games(actor, per_column, quiet, poll)),
+            games=list(_whole_games(actor, per_column, quiet)),
             columns=columns,
             games_per_column=per_column,
             environment=made.describe(),
         )
 
 
-def _whole_games(
-    actor: Actor, per_column: int, quiet: bool, poll: Callable[[], object]
-) -> Iterator[Game]:
+def _whole_games(actor: Actor, per_column: int, quiet: bool) -> Iterator[Game]:
     """The first ``per_column`` games of every column, in the order in which they end."""
     left = np.full(actor.env.num_envs, per_column)
     total = int(left.sum())
@@ -81,7 +80,6 @@ def _whole_games(
             title = f"Evaluating {total} games"
             progress = stack.enter_context(Progress(total, title=title, unit="games"))
         while left.any():
-            poll()
             for game in actor.step().answer.games:
                 if left[game.column]:
                     left[game.column] -= 1
@@ -91,11 +89,17 @@ def _whole_games(
 
 
 def make_actor(
-    policy: Policy, env: VectorEnv, *, greedy: bool, seed: int, device: torch.device
+    policy: Policy,
+    env: VectorEnv,
+    *,
+    greedy: bool,
+    seed: int,
+    device: torch.device,
+    pulse: Pulse | None = None,
 ) -> Actor:
     """A policy at play, with action draws of its own."""
     generator = torch.Generator(device).manual_seed(derive_seed(seed, "evaluation-actions"))
-    return Actor(policy.to(device), env, generator=generator, greedy=greedy)
+    return Actor(policy.to(device), env, generator=generator, greedy=greedy, pulse=pulse)
 
 
 def summarize(games: Sequence[Game], task: str, env: EnvConfig) -> dict[str, Any]:
@@ -113,6 +117,14 @@ def summarize(games: Sequence[Game], task: str, env: EnvConfig) -> dict[str, Any
         "success": _success([env.success(game) for game in games]),
         "human_normalized": None if human is None else normalized_score(env, returns["mean"]),
     }
+
+
+def in_words(summary: Mapping[str, Any]) -> str:
+    """``mean return 1.50 (95 % interval 1.20 to 1.80)``."""
+    words = f"mean return {summary['mean']:.2f}"
+    if summary["interval"] is None:
+        return words
+    return words + " (95 % interval {:.2f} to {:.2f})".format(*summary["interval"])
 
 
 def _describe(returns: NDArray[np.float64]) -> dict[str, Any]:

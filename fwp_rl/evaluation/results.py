@@ -98,7 +98,7 @@ def write_result(
     stamp = f"{datetime.now(UTC):%Y%m%d-%H%M%S}"
     file = Path(output) if output is not None else _default_file(saved.path, name, stamp)
     try:
-        write_json(file, _as_json(result))
+        write_json(file, as_json(result))
     except OSError as error:
         reason = error.strerror or error
         warn(f"{file}: the result was not written: {reason}; --output names another file")
@@ -114,12 +114,12 @@ def _default_file(path: Path, name: str, stamp: str) -> Path:
     return run / "evaluations" / f"{name}-{stamp}.json"
 
 
-def _as_json(value: Any) -> Any:
+def as_json(value: Any) -> Any:
     """The value with null for every number that JSON has not: infinities and NaN."""
     if isinstance(value, Mapping):
-        return {key: _as_json(item) for key, item in value.items()}
+        return {key: as_json(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_as_json(item) for item in value]
+        return [as_json(item) for item in value]
     if isinstance(value, np.generic):
         value = value.item()
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -14,6 +14,7 @@ from fwp_rl.evaluation.playing import Played, play, summarize
 from fwp_rl.evaluation.results import origin, warn_if_unwritable, write_result
 from fwp_rl.machine import choose_device
 from fwp_rl.models.policy import Policy
+from fwp_rl.rl.pulse import Pulse
 from fwp_rl.runs.checkpoint import CheckpointError, checkpoint_path, checkpoint_steps
 from fwp_rl.runs.policy import SavedPolicy, load_saved
 
@@ -30,6 +31,7 @@ def evaluate(
     device: str = "auto",
     output: str | Path | None = None,
     warn: Callable[[str], object] = warnings.warn,
+    pulse: Pulse | None = None,
 ) -> dict[str, Any]:
     """Play whole games with a saved policy; returns what it also writes as JSON.
 
@@ -39,6 +41,7 @@ def evaluate(
     output      the JSON file; by default one under the run's evaluations/, or, for a policy without
                 a run, evaluation-<time>.json in the current folder
     warn        is told why, where the file cannot be written: ``file`` in the result is None then
+    pulse       beats at every step, and may end the play before one
 
     OSError where ``output`` cannot be written, before anything is played.
     """
@@ -55,6 +58,7 @@ def evaluate(
         greedy=greedy,
         seed=seed,
         device=where,
+        pulse=pulse,
     )
 
 
@@ -120,9 +124,18 @@ def _evaluate(
     greedy: bool,
     seed: int,
     device: torch.device,
+    pulse: Pulse | None = None,
 ) -> dict[str, Any]:
     """Play, sum up and write."""
-    played = play(saved.policy, saved.env, games=games, greedy=greedy, seed=seed, device=device)
+    played = play(
+        saved.policy,
+        saved.env,
+        games=games,
+        greedy=greedy,
+        seed=seed,
+        device=device,
+        pulse=pulse,
+    )
     result = result_of(
         played,
         saved.policy,

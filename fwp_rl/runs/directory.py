@@ -30,7 +30,7 @@ from fwp_rl.machine import facts
 from fwp_rl.runs.files import (
     CheckpointError,
     folder_exists,
-    parse_json,
+    read_json,
     write_file,
     write_json,
 )
@@ -184,17 +184,31 @@ class RunDirectory:
         write_file(self.config, yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
 
     def write_status(
-        self, state: RunState, *, step: int, total: int, device: torch.device | str = "cpu"
+        self,
+        state: RunState,
+        *,
+        step: int,
+        total: int,
+        device: torch.device | str = "cpu",
+        run: Mapping[str, Any] | None = None,
     ) -> None:
-        """Write status.json. ``started`` stays what it was at the first time."""
+        """Write status.json. ``started`` stays what it was at the first time.
+
+        run  the run's identity
+        """
         now = datetime.now(UTC).isoformat(timespec="seconds")
+        try:
+            started = self.read_status().get("started", now)
+        except (CheckpointError, OSError):  # damaged: it is written anew
+            started = now
         status = {
+            "run": run,
             "state": state,
             "step": step,
             "total": total,
             "pid": os.getpid(),
             "host": socket.gethostname(),
-            "started": self.read_status().get("started", now),
+            "started": started,
             "updated": now,
             **facts(device),
         }
@@ -203,7 +217,7 @@ class RunDirectory:
     def read_status(self) -> dict[str, Any]:
         """The content of status.json; empty where there is none."""
         try:
-            return parse_json(self.status.read_bytes(), self.status)
+            return read_json(self.status)
         except FileNotFoundError:
             return {}
 
@@ -234,7 +248,7 @@ class RunDirectory:
 
 def _describe_holder(holder: Path) -> str:
     try:
-        known = parse_json(holder.read_bytes(), holder)
+        known = read_json(holder)
         return f"process {known['pid']} on host {known['host']}"
     except (OSError, RuntimeError, KeyError):  # it has only just begun, or is about to end
         return "another process"

@@ -61,6 +61,9 @@ class MetricsLogger:
         if (view := self._view) is not None:
             self._attempt(lambda: view.scalars(step, metrics))
 
+    def pause(self, seconds: float) -> None:
+        self._started += seconds
+
     def close(self) -> None:
         self._file.close()
         if (view := self._view) is not None:

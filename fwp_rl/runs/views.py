@@ -3,7 +3,6 @@
 A view shows what the run directory holds besides; no result is read from it.
 """
 
-import json
 import os
 import time
 from collections.abc import Mapping
@@ -20,7 +19,7 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 
 from fwp_rl.config import ConfigError
 from fwp_rl.runs.config import LoggerName
-from fwp_rl.runs.files import write_json
+from fwp_rl.runs.files import CheckpointError, read_json, write_json
 
 __all__ = ["View", "check_logger", "open_view"]
 
@@ -156,9 +155,10 @@ class _Wandb:
         wandb = _import_wandb()
         file = directory / WANDB_FILE
         try:
-            known = json.loads(file.read_text(encoding="utf-8"))["id"]
-        except (OSError, ValueError, KeyError, TypeError):
+            known = read_json(file).get("id")
+        except (OSError, CheckpointError):
             known = None
+        known = known if isinstance(known, str) else None
         arguments: dict[str, Any] = {"id": known or wandb.util.generate_id(), "resume": "allow"}
         if config is not None:
             arguments["config"] = dict(config)

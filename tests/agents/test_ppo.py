@@ -159,7 +159,7 @@ def test_one_seed_gives_one_result_and_another_seed_another(tmp_path: Path) -> N
 
 
 def test_a_run_leaves_what_comes_after_it_needs(tmp_path: Path) -> None:
-    run = train(SMALL, tmp_path / "run", evaluation_games=8, video=True)
+    run = train(SMALL, tmp_path / "run", evaluation_games=8, video=True, total_steps=400)
     rows = read_metrics(run / "metrics.jsonl")
     assert [row["step"] for row in rows] == sorted({row["step"] for row in rows})
     assert rows[-1]["step"] >= 100

@@ -132,6 +132,14 @@ def test_a_resumed_run_goes_on_under_its_id(
     assert wandb.runs[-1].arguments["project"] == "mine"
 
 
+@pytest.mark.parametrize("text", ["{", "[]", '{"id": 3}', '{"id": null}', '{"a":' * 50_000])
+def test_a_damaged_id_is_made_anew(text: str, tmp_path: Path, wandb: FakeWandb) -> None:
+    (tmp_path / "wandb.json").write_text(text)
+    open_view("wandb", tmp_path).close()
+    stored = json.loads((tmp_path / "wandb.json").read_text())["id"]
+    assert stored == wandb.runs[0].arguments["id"]
+
+
 @pytest.mark.parametrize("what", ["init", "log", "finish"])
 def test_wandb_out_of_reach_costs_the_view_and_not_the_run(
     what: str, tmp_path: Path, wandb: FakeWandb, monkeypatch: pytest.MonkeyPatch
