@@ -21,6 +21,7 @@ from fwp_rl.ablation.display import Display, Row, in_words
 from fwp_rl.ablation.estimate import crowded, remaining_seconds
 from fwp_rl.ablation.folder import AblationFolder, CellProgress
 from fwp_rl.ablation.grid import Cell, Grid
+from fwp_rl.runs.crashes import CRASH_LOG
 from fwp_rl.runs.signals import StopRequest
 
 __all__ = ["run_grid", "worker_environment"]
@@ -31,6 +32,8 @@ POLL = 0.5
 """Seconds between two looks at the workers."""
 KILL_SECONDS = 10.0
 """How long a worker that was killed is waited for: one that hangs in the system may stay."""
+CRASHES = (signal.SIGSEGV, signal.SIGABRT, signal.SIGFPE, signal.SIGILL)
+"""Signals by which native code ends a process; it leaves a trace in the run directory."""
 _THREAD_VARIABLES = (
     "FWP_RL_CORES",
     "OMP_NUM_THREADS",
@@ -149,6 +152,9 @@ class _Runner:
             last = worker.attempt >= ATTEMPTS
             how, log = _how_it_ended(code), self.folder.log(cell)
             said = self.folder.log_tail(cell)
+            crash = self.folder.run(cell).path / CRASH_LOG
+            if -code in CRASHES and crash.is_file():
+                how += f"; {crash} says where"
             self._record(
                 cell,
                 "failed" if last else "crashed",

@@ -189,6 +189,7 @@ IMPALA = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_run_moves_between_machines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """One that was trained on a machine with eight GPUs, on one with none."""
     path = tmp_path / "run"
