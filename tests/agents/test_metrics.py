@@ -29,13 +29,13 @@ COMMON: dict[str, Any] = {
     "plain": True,
 }
 AGENTS: dict[str, TrainConfig] = {
-    "ppo": PPOConfig(**COMMON, rollout_length=16, minibatches=2, total_steps=600),
+    "ppo": PPOConfig(**COMMON, rollout_length=16, minibatches=2, total_steps=250),
     "impala": IMPALAConfig(
         **COMMON,
         unroll_length=16,
         batch_size=8,
         actors=ActorsConfig(kind="inline", count=1),
-        total_steps=600,
+        total_steps=250,
     ),
 }
 SAID = "an environment writes to arrays that it has handed out"

@@ -146,7 +146,7 @@ def stream(name: str, config: EnvConfig) -> Stream:
     return play(config, SEEDS, NUM_STEPS.get(name, 120))
 
 
-def check_arrays_are_fresh(config: EnvConfig, num_steps: int = 40) -> None:
+def check_arrays_are_fresh(config: EnvConfig, num_steps: int = 20) -> None:
     """Fail where an adapter writes to an array that it has handed out: whoever kept it, as actors
     do over a step, would find the next step's numbers in it."""
     env = config.make(len(SEEDS), SEEDS)
