@@ -8,7 +8,7 @@ from fwp_rl.runs.directory import RunDirectory
 from fwp_rl.runs.files import parse_json
 from fwp_rl.runs.policy import saved_step
 
-__all__ = ["Score", "paper_evaluation", "score"]
+__all__ = ["Score", "is_number", "paper_evaluation", "score"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,7 +57,7 @@ def paper_evaluation(run: RunDirectory) -> Mapping[str, Any] | None:
         result
         for result in _of_the_last_checkpoint(run)
         if result["protocol"].get("name") == "paper"
-        and type(result["summary"].get("std_of_run_means")) in (int, float)
+        and is_number(result["summary"].get("std_of_run_means"))
     ]
     return max(found, key=lambda r: str(r.get("created")), default=None)
 
@@ -77,6 +77,8 @@ def _of_the_last_checkpoint(run: RunDirectory) -> Iterator[dict[str, Any]]:
 def _evaluations(run: RunDirectory) -> Iterator[dict[str, Any]]:
     """Those that can be read and have a mean, in the order of their names."""
     for file in sorted(run.evaluations.glob("*.json")):
+        if not file.is_file():  # to read a pipe would take for ever
+            continue
         try:
             result = parse_json(file.read_bytes(), file)
         except (OSError, RuntimeError):
@@ -85,6 +87,11 @@ def _evaluations(run: RunDirectory) -> Iterator[dict[str, Any]]:
         if (
             isinstance(protocol, dict)
             and isinstance(summary, dict)
-            and type(summary.get("mean")) in (int, float)
+            and is_number(summary.get("mean"))
         ):
             yield result
+
+
+def is_number(value: Any) -> bool:
+    """Whether what a file holds is a number to calculate with."""
+    return type(value) in (int, float) and abs(value) < 1e300  # no NaN, and a float can hold it

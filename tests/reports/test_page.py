@@ -1,9 +1,7 @@
 """The report: what it reads, what it says, and that the page needs nothing beside it."""
 
-import csv
 import json
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
@@ -16,36 +14,7 @@ from fwp_rl.reports.figures import DARK, LIGHT, Styles
 from fwp_rl.reports.page import write_report
 from fwp_rl.reports.records import read_records
 
-from .conftest import MakeRun, evaluation
-
-
-def rows(folder: Path, name: str) -> list[dict[str, str]]:
-    with (folder / "tables" / f"{name}.csv").open() as file:
-        return list(csv.DictReader(file))
-
-
-class Parsed(HTMLParser):
-    """Tags that are still open, addresses, and the text."""
-
-    VOID = ("meta", "link", "img", "source", "br")
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.addresses: list[tuple[str, str]] = []
-        self.text = ""
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        if tag not in self.VOID:
-            self.open.append(tag)
-        self.addresses += [(tag, v or "") for k, v in attrs if k in ("src", "href", "srcset")]
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
+from .conftest import MakeRun, Parsed, evaluation, rows
 
 
 def test_a_page_holds_all_it_needs(tmp_path: Path, make_run: MakeRun) -> None:
