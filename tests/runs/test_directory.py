@@ -154,3 +154,29 @@ def test_default_name():
         "ppo_atari", game="a b/c:d", core="delta_net", seed=3, now=datetime(2026, 1, 2, 3, 4, 5)
     )
     assert name == "ppo_atari-a_b_c_d-delta_net-s3-20260102-030405"
+
+
+@pytest.mark.parametrize("state", ["running", "finished", "stopped", "failed"])
+def test_a_run_that_says_running_and_holds_no_lock_was_killed(tmp_path, state):
+    run = RunDirectory.create(tmp_path / "run")
+    run.write_status(state, step=1, total=2)
+    with run.lock():
+        assert run.is_locked()
+        assert run.state() == state
+    assert not run.is_locked()
+    assert run.state() == ("killed" if state == "running" else state)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"state": "fine"}', '{"state": []}', "\x00"])
+def test_a_state_that_cannot_be_read_is_unknown(tmp_path, text):
+    run = RunDirectory.create(tmp_path / "run")
+    assert run.state() == "unknown"
+    run.status.write_text(text)
+    assert run.state() == "unknown"
+
+
+def test_a_lock_that_cannot_be_asked_leaves_the_state_as_it_is_said(tmp_path):
+    run = RunDirectory.create(tmp_path / "run")
+    run.write_status("running", step=1, total=2)
+    (run.path / ".lock").mkdir()
+    assert run.state() == "running"
