@@ -12,7 +12,7 @@ from errno import ENOENT
 from pathlib import Path
 from threading import Lock
 from types import TracebackType
-from typing import Any, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 import torch
 
@@ -434,7 +434,7 @@ class TrainingSession:
         }
         save_policy(self._directory.policy, self._policy, env=self.config.env, metadata=metadata)
 
-    def _score(self) -> tuple[float | None, str]:
+    def _score(self) -> tuple[float | None, Literal["training", "evaluation"]]:
         """What ranks the checkpoint of this step, and by what measure."""
         if self.config.evaluate_every is None:
             return self._scores.score, "training"

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 
 from fwp_rl.rl.pulse import Pulse
+from fwp_rl.runs.directory import RunState
 from fwp_rl.runs.signals import StopRequest, StopTraining
 
 __all__ = ["HangError", "Watchdog"]
@@ -46,7 +47,7 @@ class Watchdog:
         stop: StopRequest,
         *,
         hang_seconds: float,
-        rescue: Callable[[str, str], None],
+        rescue: Callable[[RunState, str], None],
     ) -> None:
         """
         hang_seconds  silence that makes a hang, and at least 20 mean unrolls of it; 0 never
@@ -141,7 +142,7 @@ class Watchdog:
             self._bring_out(pulse, self.problem, "failed", f"{said}; saving and ending", 1)
 
     def _bring_out(
-        self, pulse: Pulse, error: BaseException, state: str, said: str, code: int
+        self, pulse: Pulse, error: BaseException, state: RunState, said: str, code: int
     ) -> None:
         """Save, and get the loop out of the step it is in, or the process out of the world."""
         beats = pulse.beats
