@@ -12,14 +12,28 @@
 
 import dataclasses
 import math
+import re
 import types
 import typing
+from collections.abc import Collection
+from decimal import Decimal
 from functools import cache
 from typing import Any, Union
 
-from fwp_rl.registry import suggestion
+from fwp_rl.registry import shown, suggestion
 
-__all__ = ["BOOKKEEPING", "ConfigError", "Range", "check_ranges", "is_bookkeeping", "union_members"]
+__all__ = [
+    "BOOKKEEPING",
+    "ConfigError",
+    "Range",
+    "as_written",
+    "check_ranges",
+    "is_bookkeeping",
+    "union_members",
+]
+
+LONGEST_TEXT = 4096
+"""Characters of a string field: the longest path that Linux takes."""
 
 
 class ConfigError(ValueError):
@@ -68,7 +82,7 @@ def is_bookkeeping(cls: type, field: str) -> bool:
 
 def check_ranges(config: Any) -> None:
     """Raise ConfigError unless every number field of a dataclass has its type and range, every
-    choice field one of its choices, and every string field a string."""
+    choice field one of its choices, every string field a string, and every tuple such items."""
     for name, hint in _hints(config.__class__).items():
         problem = _problem(getattr(config, name), hint)
         if problem:
@@ -90,25 +104,64 @@ def _problem(value: Any, hint: Any) -> str | None:
     options = union_members(hint)
     if value is None and type(None) in options:
         return None
+    if typing.get_origin(hint) is tuple:
+        if not isinstance(value, (tuple, list)):
+            return f"got {shown(value)}, expected a list"
+        item, *_ = typing.get_args(hint)
+        return next(filter(None, (_problem(each, item) for each in value)), None)
     choices = [c for o in options if typing.get_origin(o) is typing.Literal for c in o.__args__]
     if choices:
-        if value in choices:
-            return None
-        hint_text = suggestion(str(value), map(str, choices))
-        return f"got {value!r}, expected one of {', '.join(map(str, choices))}. {hint_text}".strip()
+        return None if value in choices else _no_choice(value, choices)
     if str in options:
-        return None if isinstance(value, str) else f"got {value!r}, expected a string"
+        return _no_text(value)
     kinds = [kind for kind in (bool, int, float) if kind in options]
-    if not kinds:
-        return None
-    if isinstance(value, bool) or bool in kinds:
-        good = isinstance(value, bool) and bool in kinds
-        return None if good else f"got {value!r}, expected {' or '.join(k.__name__ for k in kinds)}"
-    number = (int, float) if float in kinds else (int,)
-    if not isinstance(value, number):
+    return _no_number(value, kinds, allowed) if kinds else None
+
+
+def _no_choice(value: Any, choices: list[Any]) -> str:
+    hint = suggestion(value, map(str, choices)) if isinstance(value, str) else ""
+    return f"got {shown(value)}, expected one of {', '.join(map(str, choices))}. {hint}".strip()
+
+
+def _no_text(value: Any) -> str | None:
+    if not isinstance(value, str):
+        return f"got {shown(value)}, expected a string"
+    if len(value) > LONGEST_TEXT or "\0" in value:
+        return f"got {shown(value)}, expected at most {LONGEST_TEXT:,} characters, none of them NUL"
+    return None
+
+
+def _no_number(value: Any, kinds: Collection[type], allowed: Range) -> str | None:
+    if bool in kinds:
+        return None if isinstance(value, bool) else f"got {shown(value)}, expected true or false"
+    if isinstance(value, bool) or not isinstance(value, (int, float) if float in kinds else int):
         word = "a number" if float in kinds else "a whole number"
-        return f"got {value!r}, expected {word}, {allowed}"
-    return None if allowed.allows(value) else f"got {value!r}, expected {allowed}"
+        return f"got {shown(value)}, expected {word}" + f", {allowed}" * (allowed != Range())
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        return f"got {shown(value)}, expected at most 18 digits"
+    return None if allowed.allows(value) else f"got {shown(value)}, expected {allowed}"
+
+
+_WITH_EXPONENT = re.compile(
+    r"[-+]?(?:[0-9][0-9_]*\.?[0-9_]*|\.[0-9][0-9_]*)[eE][-+]?[0-9]{1,3}", re.ASCII
+)
+
+
+def as_written(text: str, options: tuple[Any, ...]) -> Any:
+    """What a person means who writes a word for a field, where the field's type does not take the
+    text itself: ``none`` for no value, ``1e6`` for a million, which YAML and ``int`` do not know.
+    The text itself in all other cases.
+
+    options  the types that the field may have, as ``union_members`` has them
+    """
+    if str in options or any(typing.get_origin(o) is typing.Literal for o in options):
+        return text
+    if type(None) in options and text.lower() in ("none", "null"):
+        return None
+    if {int, float} & set(options) and _WITH_EXPONENT.fullmatch(text):
+        number = Decimal(text.replace("_", ""))
+        return int(number) if number == number.to_integral_value() else float(number)
+    return text
 
 
 def union_members(hint: Any) -> tuple[Any, ...]:

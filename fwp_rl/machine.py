@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fwp_rl.config import ConfigError
+from fwp_rl.registry import shown
 
 if TYPE_CHECKING:
     import torch
@@ -49,7 +50,7 @@ def check_device_name(name: str, *, field: str = "device") -> None:
     field  what the error calls it
     """
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", str(name)):
-        raise ConfigError(f"{field}: got {name!r}, expected auto, cpu, cuda or cuda:N")
+        raise ConfigError(f"{field}: got {shown(name)}, expected auto, cpu, cuda or cuda:N")
 
 
 def choose_device(name: str, *, field: str = "device") -> torch.device:

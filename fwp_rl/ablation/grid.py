@@ -10,6 +10,7 @@ import torch
 from fwp_rl.ablation.layout import lay_out
 from fwp_rl.config import ConfigError
 from fwp_rl.models.policy import Policy
+from fwp_rl.registry import shown
 from fwp_rl.runs.config import TrainConfig
 from fwp_rl.runs.presets import config_from_dict
 from fwp_rl.runs.yaml_files import grid_path, read_yaml
@@ -71,7 +72,11 @@ def _check_policies(cells: tuple[Cell, ...], source: str) -> None:
             continue
         known.add(network)
         try:
-            with torch.random.fork_rng(devices=[]):
+            with torch.device("meta"):  # shapes without memory
                 Policy(cell.config, spec)
         except ConfigError as error:
             raise ConfigError(f"{source}: cell {cell.name}: {error}") from None
+        except (RuntimeError, TypeError, OverflowError) as error:  # sizes that are beyond torch
+            raise ConfigError(
+                f"{source}: cell {cell.name}: its network cannot be built: {shown(str(error))}"
+            ) from None

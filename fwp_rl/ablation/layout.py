@@ -16,6 +16,7 @@ The axis ``preset`` chooses the preset itself.
 """
 
 import itertools
+import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -23,13 +24,17 @@ from pathlib import Path
 from typing import Any
 
 from fwp_rl.config import ConfigError
-from fwp_rl.registry import canonical, suggestion
+from fwp_rl.registry import canonical, named, shown, suggestion
 from fwp_rl.resources import configs_dir
 from fwp_rl.runs.yaml_files import SECTIONS, preset_path, read_yaml
 
 __all__ = ["PlainCell", "lay_out", "says_little"]
 
 _KEYS = ("preset", "overrides", "axes")
+
+MOST_CELLS = 10_000
+LONGEST_NAME = 200
+"""Of a cell, whose directory, log and config are called by it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,20 +54,33 @@ def lay_out(data: Mapping[str, Any], *, source: str) -> tuple[PlainCell, ...]:
     the fields hold is not looked at."""
     for key in data:
         if key not in _KEYS:
-            hint = suggestion(str(key), _KEYS)
+            hint = suggestion(key, _KEYS) if isinstance(key, str) else ""
             raise ConfigError(
-                f"{source}: {key}: there is no such key. {hint or 'Known: ' + ', '.join(_KEYS)}"
+                f"{source}: {named(key)}: there is no such key. "
+                f"{hint or 'Known: ' + ', '.join(_KEYS)}"
             )
     axes = data.get("axes")
     if not isinstance(axes, Mapping) or not axes:
-        raise ConfigError(f"{source}: axes: got {axes!r}, expected a mapping of axes to values")
+        raise ConfigError(
+            f"{source}: axes: got {shown(axes)}, expected a mapping of axes to values"
+        )
     overrides = _mapping(data.get("overrides", {}), f"{source}: overrides")
     values = {axis: list(_values(str(axis), axes[axis], source)) for axis in axes}
-    presets: dict[Any, Mapping[str, Any]] = {}
+    count = math.prod(map(len, values.values()))
+    if count > MOST_CELLS:
+        raise ConfigError(
+            f"{source}: axes: make {shown(count)} cells, expected at most {MOST_CELLS:,}"
+        )
+    presets: dict[str, Mapping[str, Any]] = {}
     cells: dict[str, PlainCell] = {}
     for combination in itertools.product(*values.values()):
         labels = {str(axis): label for axis, (label, _) in zip(values, combination, strict=True)}
         name = _cell_name(labels)
+        if len(name) > LONGEST_NAME:
+            raise ConfigError(
+                f"{source}: axes: a cell would be called {shown(name)}, expected at most "
+                f"{LONGEST_NAME} characters; give its values labels"
+            )
         if name in cells:
             raise ConfigError(f"{source}: axes: two cells have the name {name}")
         laid = [overrides, *(dict(change) for _, change in combination)]
@@ -71,9 +89,9 @@ def lay_out(data: Mapping[str, Any], *, source: str) -> tuple[PlainCell, ...]:
             preset = change.pop("preset", preset) if change is not overrides else preset
         if preset is None:
             raise ConfigError(f"{source}: preset: is missing, expected a name or a .yaml file")
-        if preset not in presets:
-            presets[preset] = _read_preset(preset_path(preset))
-        fields = dict(presets[preset])
+        if not (isinstance(preset, str) and preset in presets):
+            presets[str(preset)] = _read_preset(preset_path(preset))
+        fields = dict(presets[str(preset)])
         for change in laid:
             fields = _lay_over(fields, change, sections=True)
         if "run_dir" in fields:
@@ -83,17 +101,16 @@ def lay_out(data: Mapping[str, Any], *, source: str) -> tuple[PlainCell, ...]:
 
 
 def _read_preset(path: Path) -> Mapping[str, Any]:
-    """The fields of a preset, ready for others to be laid over them. The config of a run spells out
-    the rules that its protocol settled: as they stand, they would hold against another protocol."""
-    fields = read_yaml(path)
-    env = fields.get("env")
-    if path.parent == configs_dir() or not isinstance(env, Mapping) or "name" not in env:
+    """The fields of a preset, ready for others to be laid over them. The config of a run names the
+    run's directory, which no other run may have, and spells out the rules that its protocol
+    settled: as they stand, they would hold against another protocol."""
+    fields = {key: value for key, value in read_yaml(path).items() if key != "run_dir"}
+    if path.parent == configs_dir() or not isinstance(fields.get("env"), Mapping):
         return fields  # the package's presets spell out none, and need no torch to be read
 
-    from fwp_rl.runs.presets import config_to_dict, env_config_from_dict
+    from fwp_rl.runs.presets import unsettled
 
-    config = env_config_from_dict(env, source=f"{path}: env")
-    return {**fields, "env": config_to_dict(config, settled=False)}
+    return unsettled(fields, source=str(path))
 
 
 def _values(axis: str, given: Any, source: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -105,7 +122,8 @@ def _values(axis: str, given: Any, source: str) -> Iterator[tuple[str, Mapping[s
         return
     if not isinstance(given, list) or not given:
         raise ConfigError(
-            f"{where}: got {given!r}, expected a list of values, or labels with their overrides"
+            f"{where}: got {shown(given)}, expected a list of values, or labels with their "
+            "overrides"
         )
     for value in given:
         nested: Any = value
@@ -121,7 +139,7 @@ def _mapping(given: Any, where: str) -> dict[str, Any]:
     if given is None:
         return {}
     if not isinstance(given, Mapping):
-        raise ConfigError(f"{where}: got {given!r}, expected a mapping of fields to values")
+        raise ConfigError(f"{where}: got {shown(given)}, expected a mapping of fields to values")
     return dict(given)
 
 
@@ -134,8 +152,8 @@ def _lay_over(
         before = fields.get(key)
         if sections and key in SECTIONS:
             before, value = _section(before), _section(value)
-            known = str(before.get("name", ""))
-            if canonical(str(value.get("name", known))) != canonical(known):
+            known = before.get("name", SECTIONS[key])
+            if _word(value.get("name", known)) != _word(known):
                 before = {}
             fields[key] = {**before, **value}
         elif isinstance(before, Mapping) and isinstance(value, Mapping):
@@ -149,6 +167,10 @@ def _section(value: Any) -> dict[str, Any]:
     if isinstance(value, Mapping):
         return dict(value)
     return {} if value is None else {"name": value}
+
+
+def _word(name: Any) -> Any:
+    return canonical(name) if isinstance(name, str) else name
 
 
 def says_little(label: str) -> bool:

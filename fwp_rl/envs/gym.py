@@ -21,6 +21,7 @@ from fwp_rl.config import BOOKKEEPING, ConfigError, Range, check_ranges
 from fwp_rl.envs.base import ENVS, EnvConfig, EnvStep, check_action
 from fwp_rl.envs.bookkeeping import Books, Lifetime, check_columns, check_render
 from fwp_rl.envs.spaces import observer, screen
+from fwp_rl.registry import named, shown
 from fwp_rl.types import EnvSpec
 
 __all__ = ["GymnasiumConfig", "GymnasiumEnv"]
@@ -58,12 +59,12 @@ class GymnasiumConfig(EnvConfig):
         check_ranges(self)
         if ":" in self.id:
             raise ConfigError(
-                f"id: got {self.id!r}; a module is not imported because a config names it: import "
-                "it in your script before the config is made"
+                f"id: got {shown(self.id)}; a module is not imported because a config names it: "
+                "import it in your script before the config is made"
             )
         if self.id.startswith("ALE/"):
             raise ConfigError(
-                f"id: got {self.id!r}; Atari is a family of its own here, with protocols: "
+                f"id: got {shown(self.id)}; Atari is a family of its own here, with protocols: "
                 f"env:atari --env.game {self.id.removeprefix('ALE/').partition('-')[0]}"
             )
         import gymnasium
@@ -72,7 +73,7 @@ class GymnasiumConfig(EnvConfig):
             registered = gymnasium.spec(self.id).max_episode_steps
         except gymnasium.error.Error as error:
             raise ConfigError(
-                f"id: got {self.id!r}, expected one that Gymnasium has. {error}"
+                f"id: got {shown(self.id)}, expected one that Gymnasium has. {str(error)[:200]}"
             ) from None
         if self.max_episode_steps is None and registered is None:
             raise ConfigError(
@@ -84,16 +85,17 @@ class GymnasiumConfig(EnvConfig):
     def _check_kwargs(self) -> None:
         given: Any = self.kwargs
         if not isinstance(given, dict):
-            raise ConfigError(f"kwargs: got {given!r}, expected a mapping of names to values")
+            raise ConfigError(f"kwargs: got {shown(given)}, expected a mapping of names to values")
         object.__setattr__(self, "kwargs", dict(given))  # what is frozen is not the caller's
         for name, value in given.items():
             if not isinstance(name, str):
-                raise ConfigError(f"kwargs: got the name {name!r}, expected a string")
+                raise ConfigError(f"kwargs: got the name {shown(name)}, expected a string")
             if name in ("max_episode_steps", "render_mode"):
                 raise ConfigError(f"kwargs: {name} has a setting of its own here; leave it out")
             if not isinstance(value, Argument):
                 raise ConfigError(
-                    f"kwargs: got {name} = {value!r}, expected True, False, a number or a string"
+                    f"kwargs: got {named(name)} = {shown(value)}, expected True, False, a number "
+                    "or a string"
                 )
             if isinstance(value, float) and not math.isfinite(value):
                 raise ConfigError(

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from fwp_rl.config import ConfigError, check_ranges
 from fwp_rl.envs.base import ENVS, EnvConfig, Game
 from fwp_rl.envs.pool import Pool, PoolEnv
-from fwp_rl.registry import suggestion
+from fwp_rl.registry import shown, suggestion
 from fwp_rl.types import EnvSpec
 
 __all__ = ["TASKS", "MiniGridConfig"]
@@ -73,7 +73,8 @@ def _canonical_task(name: str) -> str:
     if key not in named:
         hint = suggestion(key, TASKS)
         raise ConfigError(
-            f"task: got {name!r}, expected one of {', '.join(TASKS)}.{' ' + hint if hint else ''}"
+            f"task: got {shown(name)}, expected one of {', '.join(TASKS)}."
+            f"{' ' + hint if hint else ''}"
         )
     return named[key]
 

@@ -14,7 +14,7 @@ import numpy as np
 from fwp_rl.config import ConfigError, check_ranges
 from fwp_rl.envs.base import ENVS, EnvConfig
 from fwp_rl.envs.pool import Pool, PoolEnv
-from fwp_rl.registry import suggestion
+from fwp_rl.registry import shown, suggestion
 from fwp_rl.types import EnvSpec
 
 __all__ = ["TASKS", "ProcgenConfig"]
@@ -51,7 +51,7 @@ def _canonical_task(name: str) -> str:
     if key not in named:
         hint = suggestion(key, TASKS)
         raise ConfigError(
-            f"task: got {name!r}, expected a game and its distribution of levels, such as "
+            f"task: got {shown(name)}, expected a game and its distribution of levels, such as "
             f"MazeMemory.{' ' + hint if hint else ''} Games: {', '.join(_DISTRIBUTIONS)}"
         )
     return named[key]

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from fwp_rl.config import ConfigError, Range
 from fwp_rl.models.base import ENCODERS, Encoder, EncoderConfig
+from fwp_rl.registry import shown
 
 __all__ = ["ImpalaResnetConfig", "MLPConfig", "NatureCNNConfig"]
 
@@ -191,4 +192,6 @@ def _image_shape(name: str, shape: tuple[int, ...], *, smallest: int) -> tuple[i
 
 def _check_sizes(name: str, sizes: tuple[int, ...]) -> None:
     if not sizes or any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in sizes):
-        raise ConfigError(f"{name}: got {sizes!r}, expected one or more whole numbers, 1 or more")
+        raise ConfigError(
+            f"{name}: got {shown(sizes)}, expected one or more whole numbers, 1 or more"
+        )

@@ -2,8 +2,8 @@
 
 tyro turns every field into a flag. Three things are ours: ``core:lstm`` (``encoder:``, ``env:``)
 chooses the class of a section by its registered name, an unknown flag is answered with the nearest
-known one, and truth values may be written as people write them: ``--flag``, ``--no-flag``,
-``--flag false``, also where the flag may be left to something else (None).
+known one or with the class that has it, and values may be written as people write them: truth as
+``--flag``, ``--no-flag``, ``--flag false``, no value as ``none``, a million as ``1e6``.
 """
 
 import dataclasses
@@ -14,8 +14,8 @@ from typing import Any, TypeVar
 
 import tyro
 
-from fwp_rl.config import ConfigError, union_members
-from fwp_rl.registry import UnknownNameError, suggestion
+from fwp_rl.config import ConfigError, as_written, union_members
+from fwp_rl.registry import Registry, UnknownNameError, canonical, named, suggestion
 from fwp_rl.runs.config import TrainConfig
 from fwp_rl.runs.presets import REGISTRIES
 
@@ -39,7 +39,7 @@ def apply_flags(config: C, args: Sequence[str], *, prog: str, description: str) 
         else:
             rest.append(arg)
     _check_flags(config, rest)
-    rest = list(_spell_truth(config, rest))
+    rest = list(_spell(config, rest))
     return tyro.cli(type(config), default=config, args=rest, prog=prog, description=description)
 
 
@@ -56,7 +56,7 @@ def as_flags(fields: Mapping[str, Any]) -> list[str]:
     return flags
 
 
-def _sections(config: TrainConfig) -> dict[str, Any]:
+def _sections(config: TrainConfig) -> dict[str, Registry[Any]]:
     """Field → registry, for the fields whose class is chosen by name."""
     hints = typing.get_type_hints(type(config))
     return {name: REGISTRIES[hint] for name, hint in hints.items() if hint in REGISTRIES}
@@ -75,11 +75,36 @@ def _select(config: C, section: str, name: str) -> C:
 def _check_flags(config: TrainConfig, args: Sequence[str]) -> None:
     known = {"--help", *_flags(config)}
     known |= {_negated(flag) for flag, options in _flags(config).items() if bool in options}
-    for arg in args:
-        flag = arg.partition("=")[0].replace("_", "-")
+    for position, arg in enumerate(args):
+        given, equals, value = arg.partition("=")
+        flag = given.replace("_", "-")
         if flag.startswith("--") and flag not in known:
-            hint = suggestion(flag, known)
-            raise ConfigError(f"there is no flag {flag}. {hint or 'See --help'}")
+            if not equals:
+                value = next(iter(args[position + 1 :]), "")
+            hint = _where(config, flag, value) or suggestion(flag, known)
+            raise ConfigError(f"there is no flag {named(flag)}. {hint or 'See --help'}")
+
+
+def _where(config: TrainConfig, flag: str, value: str) -> str:
+    """Where an unknown flag is found: as a selector (``--core lstm``), or with another class of its
+    section (``--env.game``); "" where it is not."""
+    section, _, option = flag.removeprefix("--").partition(".")
+    registry = _sections(config).get(section)
+    if registry is None:
+        return ""
+    if not option:
+        if value in registry:
+            return f"Choose the {registry.kind} with {section}:{canonical(value)}"
+        hint = suggestion(value, registry)
+        return f"Choose the {registry.kind} with {section}:NAME. {hint}".strip()
+    field = option.removeprefix("no-").replace("-", "_")
+    owners = [
+        f"{section}:{name}"
+        for name, cls in registry.items()
+        if field in {each.name for each in dataclasses.fields(cls)}
+    ]
+    more = " and others" if len(owners) > 3 else ""
+    return f"It is an option of {', '.join(owners[:3])}{more}" if owners else ""
 
 
 def _flags(config: Any, prefix: str = "--") -> dict[str, tuple[Any, ...]]:
@@ -103,13 +128,13 @@ def _negated(flag: str) -> str:
     return f"--{section}{dot}no-{name}"
 
 
-_TRUTH = {"true": True, "yes": True, "false": False, "no": False, "none": None}
+_TRUTH = {"true": True, "yes": True, "false": False, "no": False, "none": None, "null": None}
 
 
-def _spell_truth(config: TrainConfig, args: Sequence[str]) -> Iterator[str]:
-    """The arguments with truth values as tyro wants them: ``--flag`` or ``--no-flag``, but
-    ``--flag True`` where the value may be None, and True or False among the items of a mapping.
-    What is no truth value is left for tyro to refuse."""
+def _spell(config: TrainConfig, args: Sequence[str]) -> Iterator[str]:
+    """The arguments with values as tyro wants them: ``--flag`` or ``--no-flag`` for truth, but
+    ``--flag True`` where the value may be None, and True or False among the items of a mapping;
+    numbers in full, and None for none. What is none of these is left for tyro to refuse."""
     flags = _flags(config)
     booleans = {flag: flag for flag, options in flags.items() if bool in options}
     booleans |= {_negated(flag): flag for flag in booleans}
@@ -117,7 +142,7 @@ def _spell_truth(config: TrainConfig, args: Sequence[str]) -> Iterator[str]:
     left: list[str] = []
     for arg in args:
         name, equals, word = arg.partition("=")
-        left += [name, word] if equals and name.replace("_", "-") in booleans else [arg]
+        left += [name, word] if equals and name.replace("_", "-") in flags | booleans else [arg]
     in_mapping = False
     while left:
         arg = left.pop(0)
@@ -125,6 +150,8 @@ def _spell_truth(config: TrainConfig, args: Sequence[str]) -> Iterator[str]:
         if name not in booleans:
             in_mapping = name in mappings or (in_mapping and not arg.startswith("--"))
             yield arg.capitalize() if in_mapping and arg.lower() in ("true", "false") else arg
+            if name in flags and left and not in_mapping:
+                yield _spelled(left.pop(0), flags[name])
             continue
         in_mapping = False
         flag = booleans[name]
@@ -138,3 +165,8 @@ def _spell_truth(config: TrainConfig, args: Sequence[str]) -> Iterator[str]:
             yield from (flag, str(truth))
         else:
             yield flag if truth else _negated(flag)
+
+
+def _spelled(word: str, options: tuple[Any, ...]) -> str:
+    value = as_written(word, options)
+    return word if value is word else str(value)

@@ -8,18 +8,15 @@ out of range raise ConfigError as ``source: path.to.field: what was given, what 
 import dataclasses
 import typing
 from collections.abc import Callable, Collection, Mapping
-from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import TypeAdapter, ValidationError
-
-from fwp_rl.config import ConfigError, is_bookkeeping
+from fwp_rl.config import ConfigError, as_written, is_bookkeeping, union_members
 from fwp_rl.cores import CORES, CoreConfig
 from fwp_rl.envs import ENVS, EnvConfig
 from fwp_rl.models.base import ENCODERS, EncoderConfig
 from fwp_rl.models.policy import PolicyConfig
-from fwp_rl.registry import Registry, UnknownNameError, suggestion
+from fwp_rl.registry import Registry, UnknownNameError, named, shown, suggestion
 from fwp_rl.runs.config import AGENTS, TrainConfig
 from fwp_rl.runs.yaml_files import preset_path, read_yaml
 
@@ -33,6 +30,7 @@ __all__ = [
     "first_change",
     "load_preset",
     "policy_config_from_dict",
+    "unsettled",
 ]
 
 D = TypeVar("D")
@@ -69,6 +67,14 @@ def env_config_from_dict(data: Mapping[str, Any], *, source: str = "env") -> Env
     """An environment's config from plain data; ``name:`` names the family."""
     config: EnvConfig = _build_section(ENVS, None, data, source, "")
     return config
+
+
+def unsettled(fields: Mapping[str, Any], *, source: str) -> dict[str, Any]:
+    """The fields of a training config, with None for each rule of its environment that is as the
+    environment's protocol has it: ready for another protocol to be laid over them."""
+    default = type(TrainConfig().env)
+    env: EnvConfig = _build_section(ENVS, default, fields["env"], source, "env.")
+    return {**fields, "env": config_to_dict(env, settled=False)}
 
 
 def config_to_dict(
@@ -143,25 +149,49 @@ def _build(cls: type[D], data: Mapping[str, Any], source: str, path: str) -> D:
     values = {}
     for key, value in data.items():
         if key not in fields:
-            hint = suggestion(str(key), fields) or f"Known: {', '.join(fields)}"
-            raise ConfigError(f"{source}: {path}{key}: there is no such field. {hint}")
+            hint = suggestion(key, fields) if isinstance(key, str) else ""
+            raise ConfigError(
+                f"{source}: {path}{named(key)}: there is no such field. "
+                f"{hint or 'Known: ' + ', '.join(fields)}"
+            )
         registry = REGISTRIES.get(hints[key])
         if registry is not None:
             default = fields[key].default_factory
             assert default is not dataclasses.MISSING
-            value = _build_section(registry, type(default()), value, source, f"{path}{key}.")
-        values[key] = value
+            values[key] = _build_section(registry, type(default()), value, source, f"{path}{key}.")
+        else:
+            values[key] = _value(value, hints[key], source, f"{path}{key}")
+    for key, field in fields.items():
+        given = key in values or field.default is not dataclasses.MISSING
+        if not given and field.default_factory is dataclasses.MISSING:
+            raise ConfigError(f"{source}: {path}{key}: is missing")
     try:
-        validated: D = _validator(cls).validate_python(values)  # type: ignore[arg-type]  # a class is hashable
-    except ValidationError as error:
-        raise ConfigError(f"{source}: {path}{_explain(error)}") from None
-    return validated
+        return cls(**values)
+    except ConfigError as error:
+        raise ConfigError(f"{source}: {path}{error}") from None
 
 
-@cache
-def _validator(cls: type[Any]) -> TypeAdapter[Any]:
-    """Making one takes longer than what it does."""
-    return TypeAdapter(cls)
+def _value(value: Any, hint: Any, source: str, where: str) -> Any:
+    """The value of a field as Python has it. Whether its type and range are right, the config's
+    own class says."""
+    if dataclasses.is_dataclass(hint):
+        if not isinstance(value, Mapping):
+            raise ConfigError(
+                f"{source}: {where}: got {shown(value)}, expected a mapping of fields"
+            )
+        return _build(typing.cast(type, hint), value, source, f"{where}.")
+    if typing.get_origin(hint) is tuple and isinstance(value, list):
+        item, *_ = typing.get_args(hint)
+        return tuple(_value(each, item, source, where) for each in value)
+    options = union_members(hint)
+    if isinstance(value, str):
+        value = as_written(value, options)
+    numbers = {int, float} & set(options)
+    if numbers == {int} and isinstance(value, float) and value.is_integer():
+        return int(value)  # 1.0e+6
+    if numbers == {float} and type(value) is int and abs(value) < 2**63:
+        return float(value)
+    return value
 
 
 def _build_section(
@@ -171,7 +201,8 @@ def _build_section(
         data = {"name": data}
     if not isinstance(data, Mapping):
         raise ConfigError(
-            f"{source}: {path[:-1]}: got {data!r}, expected a {registry.kind} name or a mapping"
+            f"{source}: {path[:-1]}: got {shown(data)}, expected a {registry.kind} name or a "
+            "mapping"
         )
     fields = dict(data)
     name = fields.pop("name", None)
@@ -185,17 +216,6 @@ def _build_section(
 
 def _look_up(registry: Registry[D], name: Any, where: str) -> type[D]:
     try:
-        return registry[str(name)]
+        return registry[name]
     except UnknownNameError as error:
         raise ConfigError(f"{where}: {error}") from None
-
-
-def _explain(error: ValidationError) -> str:
-    """The first problem, as ``field: got ..., expected ...``."""
-    problem = error.errors()[0]
-    message = problem["msg"]
-    where = ".".join(str(part) for part in problem["loc"])
-    if problem["type"] == "value_error":  # raised by a __post_init__, which names its own field
-        return f"{where}." * bool(where) + message.removeprefix("Value error, ")
-    expected = message.removeprefix("Input should be ")
-    return f"{where}: got {problem['input']!r}, expected {expected}"

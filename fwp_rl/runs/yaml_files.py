@@ -1,23 +1,27 @@
 """The YAML files that come with the package, found by name, and any other by its path.
 
-Nothing heavy is imported here: a typo and a list are answered before torch is.
+Nothing heavy is imported here: a typo and a list are answered before torch is. ``plain_yaml.py``
+says what is read of YAML.
 """
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-import yaml
-
 from fwp_rl.config import ConfigError
-from fwp_rl.registry import suggestion
+from fwp_rl.registry import named, shown, suggestion
 from fwp_rl.resources import configs_dir
+from fwp_rl.runs.files import CheckpointError, read_limited
+from fwp_rl.runs.plain_yaml import parse_yaml
 
 __all__ = ["SECTIONS", "grid_names", "grid_path", "preset_names", "preset_path", "read_yaml"]
 
-SECTIONS: Final = ("env", "core", "encoder")
-"""The fields of a training config whose class is chosen by name; ``presets.REGISTRIES`` knows the
-classes."""
+MOST_BYTES: Final = 1 << 17
+"""Of a YAML file; the longest grid that comes with the package takes a fiftieth."""
+
+SECTIONS: Final = {"env": "atari", "core": "delta_net", "encoder": "impala_resnet"}
+"""The fields of a training config whose class is chosen by name, and which class it is where none
+is named; ``presets.REGISTRIES`` knows the classes."""
 
 
 def preset_names() -> list[str]:
@@ -41,13 +45,17 @@ def grid_path(name_or_path: str | Path) -> Path:
 
 
 def read_yaml(path: Path) -> Mapping[str, Any]:
-    """The mapping in a YAML file, or a ConfigError."""
+    """The mapping in a YAML file, or a ConfigError. No key is given twice in it, and nothing is
+    other than it looks."""
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = read_limited(path, MOST_BYTES).decode()
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: is not valid YAML: {error}") from None
+        raise ConfigError(f"{named(str(path))}: cannot be read: {error.strerror}") from None
+    except CheckpointError as error:
+        raise ConfigError(str(error)) from None
+    except ValueError:  # a NUL in the path, or no UTF-8
+        raise ConfigError(f"{named(str(path))}: is not valid YAML: it is no UTF-8 text") from None
+    data = parse_yaml(text, source=str(path))
     if not isinstance(data, Mapping):
         raise ConfigError(f"{path}: expected a mapping of fields, found {type(data).__name__}")
     return data
@@ -60,7 +68,9 @@ def _names(folder: Path) -> list[str]:
 def _path(kind: str, folder: Path, name_or_path: str | Path) -> Path:
     given: Any = name_or_path
     if not isinstance(given, (str, Path)):
-        raise ConfigError(f"{kind}: got {given!r}, expected a name or the path of a .yaml file")
+        raise ConfigError(
+            f"{kind}: got {shown(given)}, expected a name or the path of a .yaml file"
+        )
     path = Path(given)
     if path.suffix in (".yaml", ".yml"):
         return path
@@ -68,7 +78,7 @@ def _path(kind: str, folder: Path, name_or_path: str | Path) -> Path:
     if name not in names:
         hint = suggestion(str(given), names)
         raise ConfigError(
-            f"unknown {kind} {str(given)!r}. {hint + ' ' if hint else ''}"
+            f"unknown {kind} {shown(str(given))}. {hint + ' ' if hint else ''}"
             f"Known: {', '.join(names)}; or give the path of a .yaml file"
         )
     return folder / f"{name}.yaml"

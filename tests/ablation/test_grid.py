@@ -10,6 +10,7 @@ from fwp_rl.ablation.grid import expand, load_grid
 from fwp_rl.ablation.layout import lay_out
 from fwp_rl.ablation.plan import print_plan
 from fwp_rl.config import ConfigError
+from fwp_rl.envs.atari import AtariConfig
 from fwp_rl.envs.atari.scores import SCORES
 from fwp_rl.listing import ablation_rows
 from fwp_rl.runs.presets import config_to_dict
@@ -109,11 +110,30 @@ def test_none_is_a_value():
         ({"overrides": {"run_dir": "x"}}, "run_dir: is the runner's"),
         ({"preset": "recal"}, "unknown preset 'recal'. Did you mean 'recall'"),
         ({"preset": None}, "preset: is missing"),
+        ({"preset": ["recall"]}, r"preset: got \['recall'\], expected a name"),
+        ({"preset": {"a": 1}}, "preset: got"),
+        ({"axes": {"seed": list(range(2000)), "num_envs": list(range(1, 2000))}}, "3998000 cells"),
+        ({"axes": {f"core.{x}": list(range(99)) for x in range(40)}}, "make <about .* cells"),
+        ({"axes": {"core": {"x" * 300: {}}}}, "a cell would be called 'xxx"),
+        ({"axes": {"core.layers": [1001]}}, "core.layers: got 1001, expected 1 to 1000"),
+        ({"overrides": {"core": [["x"] * 10_000] * 10_000}}, "core.name: unknown core"),
     ],
 )
 def test_what_is_wrong_is_told_with_its_place(changes, message):
     with pytest.raises(ConfigError, match=message):
         cells(**changes)
+
+
+def test_a_network_beyond_all_memory_is_told_before_anything_starts(tmp_path):
+    path = tmp_path / "grid.yaml"
+    for size, cells in ((10**15, "cell s1: its network cannot be built"), (10**6, None)):
+        core = {"name": "lstm", "hidden_size": size}
+        path.write_text(yaml.safe_dump(RECALL | {"overrides": {"core": core}}))
+        if cells is None:
+            assert len(load_grid(path).cells) == 2, "its shapes are possible"
+        else:
+            with pytest.raises(ConfigError, match=cells):
+                load_grid(path)
 
 
 def test_a_network_that_cannot_read_its_task_is_told_before_anything_starts(tmp_path):
@@ -171,6 +191,44 @@ def test_a_protocol_laid_over_a_runs_config_settles_its_own_rules(tmp_path):
         assert [cell.config.env for cell in found] == [wanted.env, machado]
     found = expand({"preset": str(tmp_path / "own.yaml"), "axes": protocols}, source="x")
     assert [cell.config.env.changed_rules for cell in found] == [{"frame_skip": 2}] * 2, "its own"
+
+
+def test_a_run_of_ones_own_is_a_preset_like_any_other(tmp_path):
+    """Its config.yaml as it stands, under whatever is laid over it."""
+    classic = agents.load_preset("ppo_atari")
+    run = replace(classic, run_dir="runs/mine")
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config_to_dict(run)))
+    by_hand = {"agent": "ppo", "env": {"game": "Pong", "sticky_actions": 0.0}}  # atari is not named
+    (tmp_path / "by_hand.yaml").write_text(yaml.safe_dump(by_hand))
+    machado = {"env": {"protocol": "machado"}}
+    named = {"env": {"name": "ATARI", "protocol": "machado"}}
+    for name in ("config.yaml", "by_hand.yaml"):
+        preset = {"preset": str(tmp_path / name)}
+        (tmp_path / "grid.yaml").write_text(
+            yaml.safe_dump(preset | {"overrides": machado, "axes": {"seed": [1]}})
+        )
+        grids = [
+            load_grid(tmp_path / "grid.yaml").cells,
+            expand(preset | {"axes": {"task": {"m": machado}}}, source="x"),
+            expand(preset | {"axes": {"env.protocol": ["machado"]}}, source="x"),
+            expand({"axes": {"preset": [preset["preset"]], "task": {"m": machado}}}, source="x"),
+            expand(preset | {"axes": {"task": {"m": named}}}, source="x"),
+        ]
+        game = "Breakout" if name == "config.yaml" else "Pong"
+        for (cell,) in grids:
+            assert cell.config.env == AtariConfig(game=game, protocol="machado")
+            assert cell.config.env.rules.sticky_actions == 0.25
+            assert cell.config.run_dir is None
+    own = {"env": {"protocol": "machado", "sticky_actions": 0.0}}
+    (cell,) = expand(preset | {"axes": {"task": {"own": own}}}, source="x")
+    assert cell.config.env.changed_rules == {"sticky_actions": 0.0}, "said beside the protocol"
+
+
+def test_words_for_no_value(tmp_path):
+    found = cells(axes={"core.gradient_horizon": [1, "none"], "reward_clip": ["None", 2]})
+    assert [(c.config.core.gradient_horizon, c.config.reward_clip) for c in found.values()] == [
+        (1, None), (1, 2.0), (None, None), (None, 2.0),
+    ]  # fmt: skip
 
 
 def test_the_plan_counts_frames_where_a_step_plays_several(tmp_path):

@@ -57,6 +57,26 @@ def test_truth_is_written_as_people_write_it(
         assert config.video == video
 
 
+@pytest.mark.parametrize(
+    ("args", "field", "value"),
+    [
+        (["--total-steps", "1e6"], "total_steps", 1_000_000),
+        (["--total_steps=2.5e+3"], "total_steps", 2_500),
+        (["--learning-rate", "1e-4"], "learning_rate", 1e-4),
+        (["--reward-clip", "none"], "reward_clip", None),
+        (["--reward-clip=None"], "reward_clip", None),
+        (["--reward_clip", "null"], "reward_clip", None),
+        (["--run-dir", "none"], "run_dir", "none"),
+        (["--run-dir", "1e6"], "run_dir", "1e6"),
+    ],
+)
+def test_values_are_written_as_people_write_them(
+    args: list[str], field: str, value: object
+) -> None:
+    assert getattr(parse(*args), field) == value
+    assert parse("--core.gradient-horizon", "none", *args).core == DeltaNetConfig()
+
+
 def test_arguments_of_a_gymnasium_environment() -> None:
     start = parse(
         "env:gymnasium", "encoder:mlp", "--env.id=FrozenLake-v1",
@@ -87,7 +107,21 @@ def test_selecting_the_present_core_keeps_its_options() -> None:
         ),
         (["--env.no-fier-reset"], "Did you mean '--env.no-fire-reset'"),
         (["--core.headz", "1"], "Did you mean '--core.heads'"),
-        (["core:lstm", "--core.heads", "4"], "there is no flag --core.heads"),
+        (
+            ["core:lstm", "--core.heads", "4"],
+            "there is no flag --core.heads. It is an option of core:",
+        ),
+        (["core:lstm", "--core.window=4"], "It is an option of core:gtrxl"),
+        (["--core", "lstm"], "there is no flag --core. Choose the core with core:lstm"),
+        (["--core=Delta-Net"], "Choose the core with core:delta_net"),
+        (["--core=lstn"], "Choose the core with core:NAME. Did you mean 'lstm'?"),
+        (["--env", "recall"], "Choose the environment with env:recall"),
+        (["--encoder"], "Choose the encoder with encoder:NAME"),
+        (
+            ["env:recall", "--env.game", "Pong"],
+            "there is no flag --env.game. It is an option of env:atari",
+        ),
+        (["env:recall", "--env.no-fire-reset"], "It is an option of env:atari"),
     ],
 )
 def test_an_unknown_name_gets_a_suggestion(args: list[str], message: str) -> None:

@@ -3,7 +3,7 @@
 import re
 
 from fwp_rl.config import ConfigError
-from fwp_rl.registry import suggestion
+from fwp_rl.registry import shown, suggestion
 
 __all__ = ["FULL_ACTIONS", "GAMES", "MINIMAL_ACTIONS", "canonical_game"]
 
@@ -48,7 +48,7 @@ def canonical_game(name: str) -> str:
     if key not in _GAME_OF_KEY:
         hint = suggestion(key, GAMES)
         raise ConfigError(
-            f"game: got {name!r}, expected one of envpool's {len(GAMES)} Atari games."
+            f"game: got {shown(name)}, expected one of envpool's {len(GAMES)} Atari games."
             f"{' ' + hint if hint else ''}"
         )
     return _GAME_OF_KEY[key]
