@@ -1,10 +1,11 @@
-"""A named dict of config classes that answers a typo with a suggestion."""
+"""A named dict of config classes that answers a typo with a suggestion, and how errors quote."""
 
 import difflib
+import reprlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Generic, TypeVar
 
-__all__ = ["Registry", "UnknownNameError", "canonical", "suggestion"]
+__all__ = ["Registry", "UnknownNameError", "canonical", "named", "shown", "suggestion"]
 
 T = TypeVar("T")
 C = TypeVar("C")
@@ -22,8 +23,37 @@ def canonical(name: str) -> str:
     return name.strip().lower().replace("-", "_")
 
 
+class _Short(reprlib.Repr):
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlevel = 2
+        self.maxstring = self.maxother = 120
+
+    def repr_int(self, x: int, level: int) -> str:
+        # Python refuses to write out more than 4,300 digits
+        return repr(x) if x.bit_length() < 200 else f"<about {x.bit_length() * 3 // 10:,} digits>"
+
+
+_short = _Short()
+
+
+def shown(value: object) -> str:
+    """``repr`` in one line of at most some 200 characters: what an error quotes may be long, or
+    hold the same list many times over."""
+    text = " ".join(_short.repr(value).split("\n"))
+    return text if len(text) <= 200 else f"{text[:180]}..."
+
+
+def named(name: object) -> str:
+    """A field, a label or a file as an error names it: without quotes where it is a plain word."""
+    plain = isinstance(name, str) and 0 < len(name) <= 120 and name.isprintable()
+    return str(name) if plain else shown(name)
+
+
 def suggestion(given: str, known: Iterable[str]) -> str:
     """``"Did you mean 'x'?"`` when a known name is close to the given one, else ``""``."""
+    if len(given) > 120:
+        return ""
     by_key = {name.lower().replace("-", "_"): name for name in known}
     close = difflib.get_close_matches(given.lower().replace("-", "_"), by_key, n=1, cutoff=0.5)
     return f"Did you mean {by_key[close[0]]!r}?" if close else ""
@@ -60,9 +90,9 @@ class Registry(Mapping[str, type[T]], Generic[T]):
 
     def __getitem__(self, name: object) -> type[T]:
         if not isinstance(name, str) or name not in self:
-            hint = suggestion(str(name), self._classes)
+            hint = suggestion(name, self._classes) if isinstance(name, str) else ""
             raise UnknownNameError(
-                f"unknown {self.kind} {name!r}. {hint + ' ' if hint else ''}"
+                f"unknown {self.kind} {shown(name)}. {hint + ' ' if hint else ''}"
                 f"Known: {', '.join(sorted(self._classes))}"
             )
         return self._classes[canonical(name)]

@@ -11,7 +11,7 @@ The run directories are the truth on what is done; the ledger is for people.
 
 import json
 import math
-import shutil
+import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,12 +32,17 @@ from fwp_rl.runs.flags import as_flags
 from fwp_rl.runs.metrics import last_rows
 from fwp_rl.runs.presets import bookkeeping, config_to_dict, first_change, load_preset
 from fwp_rl.runs.results import Score, score
+from fwp_rl.runs.resuming import clear_unsaved, has_work, is_complete
 
 __all__ = ["AblationFolder", "CellProgress", "CellState"]
 
 CellState = Literal["waiting", "partial", "finished", "busy"]
 """waiting: not begun; partial: to be resumed; finished: trained and evaluated; busy: some other
 process has its run directory."""
+
+_TAIL = 1 << 16
+_LINES, _LINE = 5, 200
+"""Of a log's end: lines, and letters of each."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +69,21 @@ class AblationFolder:
 
     def log(self, cell: Cell) -> Path:
         return self.path / "logs" / f"{cell.name}.log"
+
+    def log_tail(self, cell: Cell) -> list[str]:
+        """The last lines that a cell's last process has printed."""
+        try:
+            text = _end_of(self.log(cell)).decode(errors="replace")
+        except OSError:
+            return []
+        lines = text.rpartition("\n$ ")[2].splitlines()
+        # the first one is its command, unless all that was read came after it
+        lines = lines[1:] if "\n$ " in text else lines
+        return [line.rstrip()[:_LINE] for line in lines if line.strip()][-_LINES:]
+
+    @property
+    def ledger(self) -> Path:
+        return self.path / "ledger.jsonl"
 
     def config(self, cell: Cell) -> Path:
         return self.path / "configs" / f"{cell.name}.yaml"
@@ -155,7 +175,7 @@ class AblationFolder:
             "host": socket.gethostname(),
             **facts,
         }
-        with (self.path / "ledger.jsonl").open("a", encoding="utf-8") as file:
+        with self.ledger.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 
     def state(self, cell: Cell) -> CellState:
@@ -167,7 +187,7 @@ class AblationFolder:
             return "busy"
         if not RunDirectory.is_run(run.path):
             return "waiting"
-        return "finished" if self._is_finished(cell) else "partial"
+        return "finished" if is_complete(run, cell.config) else "partial"
 
     def resume_flags(self, cell: Cell) -> list[str]:
         """What the grid says by now of how and where a begun cell runs."""
@@ -180,12 +200,8 @@ class AblationFolder:
         """Make a cell ready for its process; whether that resumes it. A run that was killed before
         its first checkpoint is cleared away: there is nothing in it."""
         run = self.run(cell)
-        if not RunDirectory.is_run(run.path):
-            return False
-        if any(run.checkpoints.glob("step_*")):
-            return True
-        shutil.rmtree(run.path)
-        return False
+        clear_unsaved(run)
+        return has_work(run)
 
     def progress(self, cell: Cell) -> CellProgress:
         """How far a cell is."""
@@ -210,17 +226,6 @@ class AblationFolder:
         """The run's score, of as many games as the grid asks for; None where there is none."""
         return score(self.run(cell), games=cell.config.evaluation_games)
 
-    def _is_finished(self, cell: Cell) -> bool:
-        """Trained to its end, and its last checkpoint evaluated."""
-        try:
-            status = self.run(cell).read_status()
-        except RuntimeError:  # damaged: resuming writes it anew
-            return False
-        trained = status.get("state") == "finished" and status.get("step", 0) >= (
-            cell.config.total_steps
-        )
-        return trained and (not cell.config.evaluation_games or self.score(cell) is not None)
-
     def _recorded(self) -> list[str]:
         path = self.path / "ablation.json"
         try:
@@ -234,3 +239,10 @@ def write_if_changed(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     if not path.is_file() or path.read_text(encoding="utf-8") != text:
         write_file(path, text)
+
+
+def _end_of(path: Path) -> bytes:
+    """The last bytes of a file, which may be long."""
+    with path.open("rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL))
+        return file.read()

@@ -34,7 +34,7 @@ __all__ = ["DeltaMLPConfig"]
 class DeltaMLPConfig(BlockConfig):
     """A fast multi-layer perceptron, all of it written by the delta rule."""
 
-    depth: Annotated[int, Range(1)] = 1
+    depth: Annotated[int, Range(1, 1000)] = 1
     """Residual blocks of the fast net, each with two fast weight matrices."""
 
     def build(self, input_size: int) -> Core:

@@ -29,7 +29,7 @@ __all__ = ["DeltaProductConfig"]
 class DeltaProductConfig(GatedDeltaNetConfig):
     """Fast weights written several times in each step."""
 
-    updates: Annotated[int, Range(1)] = 2
+    updates: Annotated[int, Range(1, 1000)] = 2
     """Writes in each step."""
     allow_negative_eigenvalues: bool = True
     """Write with rates up to 2, as the authors do, rather than up to 1."""

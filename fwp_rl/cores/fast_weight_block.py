@@ -37,7 +37,7 @@ __all__ = [
 class BlockConfig(RecurrentCoreConfig):
     """Sizes of the blocks; the defaults are the authors' for Atari."""
 
-    layers: Annotated[int, Range(1)] = 2
+    layers: Annotated[int, Range(1, 1000)] = 2
     """Number of blocks, each with a memory and a feed-forward part."""
     hidden_size: Annotated[int, Range(1)] = 128
     """Size of the residual stream, and of the core's output."""

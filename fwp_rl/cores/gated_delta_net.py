@@ -45,7 +45,7 @@ class GatedDeltaNetConfig(FastWeightConfig):
 
     feature_map: FeatureMapName = "identity"
     """Map of keys and queries, normalisation included; identity divides them by their length."""
-    convolution: Annotated[int, Range(1)] = 4
+    convolution: Annotated[int, Range(1, 1000)] = 4
     """Steps that the convolution before queries, keys and values sees; 1: none."""
     output_gate: bool = True
     """Multiply what is read by a gate of the input."""

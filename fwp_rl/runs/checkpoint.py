@@ -3,62 +3,80 @@
     checkpoints/step_000000123456/
         policy.safetensors     the policy's parameters and buffers
         trainer.safetensors    optimizer.<parameter index>.<key>, rng.*, generator.<name>
-        state.json             the optimizer's numbers, and the caller's state
-        manifest.json          sizes, SHA-256, step, score
+        state.json             the optimizer's numbers, the caller's state, the run and its config
+        manifest.json          sizes, SHA-256, step, score and what it measures, milestone; a seal
 
 A folder of this kind is whole or absent (``fwp_rl/runs/files.py``). The newest good one wins
-on resume; the last two and the one with the best score are kept.
+on resume; ``keeping.py`` says which are kept.
 """
 
 import math
 import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load as parse_safetensors
 from safetensors.torch import save as dump_safetensors
 from torch import Tensor, nn
 
-from fwp_rl.runs.files import (
-    CheckpointError,
-    SealedFolder,
-    dump_json,
-    parse_json,
-    read_folder,
-    remove,
-    write_folder,
+from fwp_rl.registry import named, shown
+from fwp_rl.runs.files import JSON_BYTES, CheckpointError, dump_json, parse_json, write_folder
+from fwp_rl.runs.keeping import (
+    POLICY,
+    STATE,
+    TRAINER,
+    best,
+    checkpoint_path,
+    checkpoint_steps,
+    drop_old,
+    open_checkpoint,
+    remember,
+)
+from fwp_rl.runs.schema import CheckpointState, OptimizerState, checked
+from fwp_rl.runs.tensors import (
+    Shapes,
+    check_tensors,
+    load_tensors,
+    module_tensors,
+    plain,
+    read_shapes,
+    read_tensors,
 )
 
 __all__ = [
     "Checkpoint",
     "CheckpointError",
     "best",
+    "checkpoint_path",
+    "checkpoint_steps",
     "load_checkpoint",
-    "load_tensors",
-    "module_tensors",
     "newest_good",
-    "read_tensors",
     "save_checkpoint",
 ]
 
-POLICY, TRAINER, STATE = "policy.safetensors", "trainer.safetensors", "state.json"
-
-_FOLDER = re.compile(r"step_(\d{12})(\.old)?")
+_OF_OPTIMIZER = re.compile(r"optimizer\.(\d{1,9})\.(\w+)", re.ASCII)
+_OF_RANDOM = re.compile(r"rng\.torch|rng\.cuda\.\d{1,3}|generator\..+", re.ASCII)
+_MOST_KEYS = 16
+"""Tensors that an optimizer holds of one parameter; Adam has three or four."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """A verified checkpoint, in memory."""
+    """A verified checkpoint, in memory. Those of schema 1 know no measure, milestone and run."""
 
     path: Path
     step: int
     score: float | None
+    measure: str | None
+    """What the score is: training or evaluation."""
+    milestone: bool
+    """Kept for ever."""
+    run_id: str | None
+    config: Mapping[str, Any] | None
+    """Of the run, as plain data."""
     state: dict[str, Any]
     """What the caller saved as its state."""
     policy: dict[str, Tensor]
@@ -81,8 +99,17 @@ class Checkpoint:
         missing = [name for name in generators if f"generator.{name}" not in self.trainer]
         if missing:
             raise CheckpointError(f"{where}: holds no random generator {', '.join(missing)}")
+        check_tensors(self.policy, policy, source=where)
+        before = optimizer.state_dict()
+        try:
+            optimizer.load_state_dict(self._optimizer_state())
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            optimizer.load_state_dict(before)
+            raise CheckpointError(
+                f"{where}: does not hold the state of a {type(optimizer).__name__}: "
+                f"{shown(str(error))}"
+            ) from None
         load_tensors(policy, self.policy, source=where)
-        optimizer.load_state_dict(self._optimizer_state())
         torch.set_rng_state(self.trainer["rng.torch"])
         for index in range(torch.cuda.device_count()):
             if f"rng.cuda.{index}" in self.trainer:
@@ -103,10 +130,9 @@ class Checkpoint:
             int(index): dict(values) for index, values in self.optimizer["values"].items()
         }
         for name, tensor in self.trainer.items():
-            if name.startswith("optimizer."):
-                _, index, key = name.split(".", 2)
+            if match := _OF_OPTIMIZER.fullmatch(name):
                 # a copy, as the optimizer would work in this very tensor
-                state.setdefault(int(index), {})[key] = tensor.clone()
+                state.setdefault(int(match[1]), {})[match[2]] = tensor.clone()
         groups, start = [], 0
         for group in self.optimizer["groups"]:
             count = int(group["parameters"])
@@ -128,55 +154,74 @@ def save_checkpoint(
     optimizer: torch.optim.Optimizer,
     state: Mapping[str, Any],
     generators: Mapping[str, torch.Generator],
-    score: float | None,
+    run: Mapping[str, Any],
+    score: float | None = None,
+    measure: Literal["training", "evaluation"] | None = None,
+    milestone: bool = False,
     keep: int = 2,
 ) -> Path:
     """Save one checkpoint, drop what is no longer needed, and return the checkpoint's folder.
 
-    state  anything JSON can hold: counters, schedules, ``numpy_generator.bit_generator.state``
-    score  higher is better; None where there is none yet
-    keep   how many of the newest stay; the best scored one always stays
+    state      anything JSON can hold: counters, schedules, ``numpy_generator.bit_generator.state``
+    run        ``{"id": ..., "config": ...}``: whose checkpoint it is, the config as plain data
+    score      higher is better; None where there is none yet, and saved as None where it is not
+               finite: a number that only ranks stops no save
+    measure    what the score is; None where there is no score
+    milestone  keep it for ever
+    keep       how many of the newest stay; the best scored one always stays
 
-    CheckpointError where a parameter is not finite: the older checkpoints are worth more.
+    CheckpointError where a parameter or the optimizer's state is not finite: the older checkpoints
+    are worth more.
     """
+    if (score is None) != (measure is None):
+        raise ValueError(f"measure: got {measure!r} with score {score!r}, expected both or none")
+    if isinstance(step, bool) or not 0 <= step < 2**63:
+        raise ValueError(f"step: got {step!r}, expected a number of steps")
     if score is not None and not math.isfinite(score):
-        raise ValueError(f"score: got {score}, expected a finite number, or None if there is none")
-    trainer = {"rng.torch": torch.get_rng_state()}
-    if torch.cuda.is_initialized():
-        for index, rng in enumerate(torch.cuda.get_rng_state_all()):
-            trainer[f"rng.cuda.{index}"] = rng
-    trainer |= {f"generator.{name}": g.get_state() for name, g in generators.items()}
+        score = measure = None
     description = _describe_optimizer(optimizer, policy)
+    trainer = _random_states(generators)
     for index, values in optimizer.state_dict()["state"].items():
         for key, value in values.items():
+            what = f"the optimizer's {key} of {description['parameters'][index]}"
+            _check_finite(value, what)
             if isinstance(value, Tensor):
-                trainer[f"optimizer.{index}.{key}"] = _plain(value)
+                trainer[f"optimizer.{index}.{key}"] = plain(value)
             else:
                 description["values"].setdefault(str(index), {})[key] = value
+    path = checkpoint_path(directory, step)
     files = {
         POLICY: dump_safetensors(module_tensors(policy)),
         TRAINER: dump_safetensors(trainer),
-        STATE: dump_json({"optimizer": description, "state": state}),
+        STATE: _dump_state({"optimizer": description, "state": state, "run": dict(run)}, path),
     }
-    path = _folder(directory, step)
-    write_folder(path, files, kind="checkpoint", about={"step": step, "score": score})
-    _drop_old(directory, step, keep)
+    about = {"step": step, "score": score, "measure": measure, "milestone": milestone}
+    write_folder(path, files, kind="checkpoint", about=about)
+    remember(path)
+    drop_old(directory, step, keep)
     return path
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
     """Read and verify one checkpoint folder, or raise a CheckpointError."""
-    sealed = _read(path)
-    data = parse_json(sealed.files[STATE], path / STATE)
-    if not isinstance(data.get("optimizer"), dict) or not isinstance(data.get("state"), dict):
-        raise CheckpointError(f"{path / STATE}: lacks 'optimizer' or 'state'")
+    folder, about = open_checkpoint(path)
+    data = parse_json(folder.read(STATE, most=JSON_BYTES), path / STATE)
+    state = checked(CheckpointState, data, path / STATE)
+    shapes = read_shapes(folder, POLICY)
+    _check_trainer(read_shapes(folder, TRAINER), state.optimizer, shapes, path / TRAINER)
+    policy, trainer = read_tensors(folder, POLICY), read_tensors(folder, TRAINER)
+    _check_random(trainer, path / TRAINER)
     return Checkpoint(
         path=path,
-        step=sealed.about["step"],
-        score=sealed.about.get("score"),
+        step=about.step,
+        score=about.score,
+        measure=about.measure,
+        milestone=about.milestone,
+        run_id=None if state.run is None else state.run.id,
+        config=None if state.run is None else state.run.config,
         state=data["state"],
-        policy=read_tensors(sealed.files[POLICY], path / POLICY),
-        trainer=read_tensors(sealed.files[TRAINER], path / TRAINER),
+        policy=policy,
+        trainer=trainer,
         optimizer=data["optimizer"],
     )
 
@@ -190,9 +235,9 @@ def newest_good(
     and none is good: a run never starts afresh without a word.
     """
     problems = []
-    for step in reversed(_steps(directory)):
+    for step in reversed(checkpoint_steps(directory)):
         try:
-            return load_checkpoint(_folder(directory, step))
+            return load_checkpoint(checkpoint_path(directory, step))
         except (CheckpointError, OSError) as error:
             problems.append(str(error))
             warn(f"skipping a damaged checkpoint, trying an older one: {error}")
@@ -203,63 +248,6 @@ def newest_good(
             + "\nStart a new run in another directory, or restore one of these folders."
         )
     return None
-
-
-def best(directory: Path) -> Path:
-    """The folder of the best scored checkpoint that verifies, or a CheckpointError."""
-    step = _best(_verified(directory))
-    if step is None:
-        raise CheckpointError(
-            f"{directory}: has no good checkpoint with a score; a run's first is the first that it "
-            "saves after enough games have ended"
-        )
-    return _folder(directory, step)
-
-
-def module_tensors(module: nn.Module) -> dict[str, Tensor]:
-    """The module's state dict on the CPU, or a CheckpointError where a parameter is not finite."""
-    for name, parameter in module.named_parameters():
-        if not parameter.isfinite().all():
-            raise CheckpointError(
-                f"{name} holds NaN or infinity: not saved; older files are intact"
-            )
-    return {name: _plain(tensor) for name, tensor in module.state_dict().items()}
-
-
-def load_tensors(module: nn.Module, tensors: Mapping[str, Tensor], *, source: str) -> None:
-    """Copy tensors into a module whose state dict has the same names, shapes and dtypes, or raise
-    a CheckpointError that names both sides."""
-    own = module.state_dict()
-    problems = [f"{name} was saved, the policy has none" for name in tensors.keys() - own.keys()]
-    problems += [f"{name} of the policy was not saved" for name in own.keys() - tensors.keys()]
-    for name in own.keys() & tensors.keys():
-        saved, needed = _form(tensors[name]), _form(own[name])
-        if saved != needed:
-            problems.append(f"{name} was saved as {saved}, the policy's is {needed}")
-    if problems:
-        problems.sort()
-        more = f" (and {len(problems) - 5} more)" if len(problems) > 5 else ""
-        raise CheckpointError(
-            f"{source}: the weights are of another network: {'; '.join(problems[:5])}{more}"
-        )
-    module.load_state_dict(dict(tensors))
-
-
-def read_tensors(data: bytes, source: Path) -> dict[str, Tensor]:
-    """The tensors in the bytes of a safetensors file, or a CheckpointError."""
-    try:
-        return parse_safetensors(data)
-    except SafetensorError as error:
-        raise CheckpointError(f"{source}: is no safetensors file: {error}") from None
-
-
-def _plain(tensor: Tensor) -> Tensor:
-    # a copy even on the CPU: safetensors refuses tensors that share memory, as tied weights do
-    return tensor.detach().to("cpu", copy=True).contiguous()
-
-
-def _form(tensor: Tensor) -> str:
-    return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
 
 
 def _describe_optimizer(optimizer: torch.optim.Optimizer, policy: nn.Module) -> dict[str, Any]:
@@ -279,65 +267,96 @@ def _describe_optimizer(optimizer: torch.optim.Optimizer, policy: nn.Module) -> 
 
 
 def _check_same_optimizer(saved: Mapping[str, Any], own: Mapping[str, Any], where: str) -> None:
-    if saved.get("class") != own["class"]:
+    if saved["class"] != own["class"]:
         raise CheckpointError(
-            f"{where}: holds the state of {saved.get('class')}, this run uses {own['class']}"
+            f"{where}: holds the state of {named(saved['class'])}, this run uses {own['class']}"
         )
     theirs = [group["parameters"] for group in saved["groups"]]
     ours = [group["parameters"] for group in own["groups"]]
     if theirs != ours:
         raise CheckpointError(
-            f"{where}: the optimizer's groups have {theirs} parameters, this run's have {ours}"
+            f"{where}: the optimizer's groups have {shown(theirs)} parameters, this run's have "
+            f"{shown(ours)}"
         )
     for theirs, ours in zip(saved["parameters"], own["parameters"], strict=True):
         if theirs != ours:
             raise CheckpointError(
-                f"{where}: the optimizer updates {theirs} where this run's updates {ours}"
+                f"{where}: the optimizer updates {named(theirs)} where this run's updates {ours}"
             )
+    for group, wanted in zip(saved["groups"], own["groups"], strict=True):
+        for key, value in wanted.items():
+            if isinstance(value, bool) and key not in group:
+                continue  # an option that torch has gained since
+            if isinstance(value, (int, float, tuple)) and not _is_like(group.get(key), value):
+                raise CheckpointError(
+                    f"{where}: the optimizer's {key} is {shown(group.get(key))}, this run's is "
+                    f"{shown(value)}"
+                )
 
 
-def _read(path: Path) -> SealedFolder:
-    sealed = read_folder(path, kind="checkpoint", expected=(POLICY, TRAINER, STATE))
-    if not isinstance(sealed.about.get("step"), int):
-        raise CheckpointError(f"{path}: the manifest does not say which step this is")
-    return sealed
+def _is_like(saved: Any, own: Any) -> bool:
+    """Whether a hyper-parameter may stand for another: the number may differ, not the kind."""
+    if isinstance(own, tuple):
+        return isinstance(saved, list) and len(saved) == len(own) and all(map(_is_like, saved, own))
+    if isinstance(own, bool):
+        return isinstance(saved, bool)
+    return isinstance(saved, (int, float)) and not isinstance(saved, bool)
 
 
-def _folder(directory: Path, step: int) -> Path:
-    return directory / f"step_{step:012d}"
+def _random_states(generators: Mapping[str, torch.Generator]) -> dict[str, Tensor]:
+    states = {"rng.torch": torch.get_rng_state()}
+    if torch.cuda.is_initialized():
+        for index, rng in enumerate(torch.cuda.get_rng_state_all()):
+            states[f"rng.cuda.{index}"] = rng
+    return states | {f"generator.{name}": g.get_state() for name, g in generators.items()}
 
 
-def _steps(directory: Path) -> list[int]:
-    names = [path.name for path in directory.iterdir()] if directory.is_dir() else []
-    return sorted({int(match[1]) for match in map(_FOLDER.fullmatch, names) if match})
+def _check_finite(value: Any, what: str) -> None:
+    number = isinstance(value, (Tensor, float))
+    if number and not torch.as_tensor(value).isfinite().all():
+        raise CheckpointError(f"{what} holds NaN or infinity: not saved; older files are intact")
 
 
-def _verified(directory: Path) -> dict[int, float | None]:
-    """Step → score of the checkpoints that verify."""
-    scores: dict[int, float | None] = {}
-    for step in _steps(directory):
-        with suppress(CheckpointError, OSError):
-            scores[step] = _read(_folder(directory, step)).about.get("score")
-    return scores
+def _dump_state(data: Mapping[str, Any], path: Path) -> bytes:
+    """``state.json``, which can be read again."""
+    text = dump_json(data)
+    if len(text) > JSON_BYTES:
+        raise ValueError(f"state: has {len(text):,} bytes as JSON, expected at most {JSON_BYTES:,}")
+    checked(CheckpointState, parse_json(text, path / STATE), path / STATE)
+    return text
 
 
-def _best(scores: Mapping[int, float | None]) -> int | None:
-    """The step with the highest score, the first of equals."""
-    scored = [(score, -step) for step, score in scores.items() if score is not None]
-    return -max(scored)[1] if scored else None
+def _check_trainer(shapes: Shapes, optimizer: OptimizerState, policy: Shapes, path: Path) -> None:
+    """CheckpointError unless each tensor is of a parameter, and no larger, or of a generator."""
+    keys: dict[int, int] = {}
+    for name, shape in shapes.items():
+        size = math.prod(shape)
+        if _OF_RANDOM.fullmatch(name):
+            fits = len(shape) == 1 and size <= 1 << 16
+        elif match := _OF_OPTIMIZER.fullmatch(name):
+            index = int(match[1])
+            keys[index] = keys.get(index, 0) + 1
+            known = index < len(optimizer.parameters)
+            of = policy.get(optimizer.parameters[index]) if known else ()
+            # what the optimizer updates beside the policy's parameters may be of any size
+            small = of is None or size <= max(math.prod(of), 1)
+            fits = known and keys[index] <= _MOST_KEYS and small
+        else:
+            fits = False
+        if not fits:
+            raise CheckpointError(f"{path}: {named(name)} {list(shape)} is of no known parameter")
 
 
-def _drop_old(directory: Path, step: int, keep: int) -> None:
-    """Delete what came before ``step``, but for the newest ``keep`` and the best that verify.
-
-    Later steps than this one are left alone: they could not be read when the run resumed from an
-    older one, and whoever looks into that wants them.
-    """
-    # Only checkpoints that verify count as kept: were damaged ones counted, two of them would push
-    # the last good one out. So pruning reads them all; there are three or four. It follows the
-    # new one's writing: a crash in between leaves one too many, never one too few.
-    scores = _verified(directory)
-    kept = {_best(scores), *[good for good in scores if good <= step][-keep:]}
-    for old in _steps(directory):
-        if old < step and old not in kept:
-            remove(_folder(directory, old))
+def _check_random(trainer: Mapping[str, Tensor], path: Path) -> None:
+    """CheckpointError unless the states of the CPU's generators are ones that torch takes."""
+    if "rng.torch" not in trainer:
+        raise CheckpointError(f"{path}: holds no state of torch's generator")
+    generator = torch.Generator()
+    usual = generator.get_state().shape
+    for name, state in trainer.items():
+        if not _OF_RANDOM.fullmatch(name) or (name != "rng.torch" and state.shape != usual):
+            continue
+        try:
+            generator.set_state(state)
+        except (RuntimeError, TypeError) as error:
+            raise CheckpointError(f"{path}: {named(name)}: {str(error)[:120]}") from None

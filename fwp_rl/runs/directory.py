@@ -12,11 +12,12 @@ runs/<name>/
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import socket
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,7 +30,7 @@ from fwp_rl.machine import facts
 from fwp_rl.runs.files import (
     CheckpointError,
     folder_exists,
-    parse_json,
+    read_json,
     write_file,
     write_json,
 )
@@ -118,6 +119,25 @@ class RunDirectory:
         return cls(path)
 
     @classmethod
+    def create_default(cls, parent: str | Path, name: str) -> RunDirectory:
+        """Make the directory of a new run below ``parent`` under a name that nobody has: ``name``,
+        or ``name-2``, ``name-3``, ... Runs that start in the same second, on one host or on several
+        that share the disk, get one each. RunError where nothing can be written."""
+        parent = Path(parent)
+        try:
+            parent.mkdir(parents=True, exist_ok=True)
+            for number in itertools.count(1):
+                path = parent / (name if number == 1 else f"{name}-{number}")
+                with suppress(FileExistsError):
+                    path.mkdir()  # which one process alone succeeds in
+                    break
+        except OSError as error:
+            raise RunError(
+                f"{parent}: cannot be made or written: {error.strerror}; name a --run-dir"
+            ) from error
+        return cls.create(path)
+
+    @classmethod
     def open(cls, path: str | Path) -> RunDirectory:
         """The directory of an existing run, or a RunError."""
         path = Path(path)
@@ -164,17 +184,31 @@ class RunDirectory:
         write_file(self.config, yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
 
     def write_status(
-        self, state: RunState, *, step: int, total: int, device: torch.device | str = "cpu"
+        self,
+        state: RunState,
+        *,
+        step: int,
+        total: int,
+        device: torch.device | str = "cpu",
+        run: Mapping[str, Any] | None = None,
     ) -> None:
-        """Write status.json. ``started`` stays what it was at the first time."""
+        """Write status.json. ``started`` stays what it was at the first time.
+
+        run  the run's identity
+        """
         now = datetime.now(UTC).isoformat(timespec="seconds")
+        try:
+            started = self.read_status().get("started", now)
+        except (CheckpointError, OSError):  # damaged: it is written anew
+            started = now
         status = {
+            "run": run,
             "state": state,
             "step": step,
             "total": total,
             "pid": os.getpid(),
             "host": socket.gethostname(),
-            "started": self.read_status().get("started", now),
+            "started": started,
             "updated": now,
             **facts(device),
         }
@@ -183,7 +217,7 @@ class RunDirectory:
     def read_status(self) -> dict[str, Any]:
         """The content of status.json; empty where there is none."""
         try:
-            return parse_json(self.status.read_bytes(), self.status)
+            return read_json(self.status)
         except FileNotFoundError:
             return {}
 
@@ -240,7 +274,7 @@ class RunDirectory:
 
 def _describe_holder(holder: Path) -> str:
     try:
-        known = parse_json(holder.read_bytes(), holder)
+        known = read_json(holder)
         return f"process {known['pid']} on host {known['host']}"
     except (OSError, RuntimeError, KeyError):  # it has only just begun, or is about to end
         return "another process"

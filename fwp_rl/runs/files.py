@@ -2,34 +2,42 @@
 
 Everything is written under a temporary name beside its target, fsynced, renamed, and the parent
 folder fsynced. A *sealed folder* carries a ``manifest.json`` with the size and SHA-256 of each of
-its files, so that a flipped bit or a hole is found on reading: neither safetensors nor torch.save
-notices one. safetensors would also skip the fsync and make files of mode 0600; here all bytes go
-through one writer.
+its files, and of itself, so that a flipped bit or a hole is found on reading: neither safetensors
+nor torch.save notices one. safetensors would also skip the fsync and make files of mode 0600; here
+all bytes go through one writer.
+
+What is read may have been made by anybody. No file is opened that is not expected, none outside
+its folder, and none is read further than such a file can be long.
 """
 
 import hashlib
 import itertools
 import json
+import math
 import os
 import re
 import secrets
 import shutil
+import stat
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 import fwp_rl
+from fwp_rl.registry import named, shown
 
 __all__ = [
     "CheckpointError",
+    "JSON_BYTES",
     "SealedFolder",
     "dump_json",
     "folder_exists",
     "parse_json",
     "read_folder",
+    "read_json",
+    "read_limited",
     "remove",
     "write_file",
     "write_folder",
@@ -37,10 +45,15 @@ __all__ = [
 ]
 
 MANIFEST = "manifest.json"
-SCHEMA = 1
-"""Version of the folders' layout; a reader refuses newer ones."""
+SCHEMA = 2
+"""Version of the folders' layout; a reader refuses newer ones. Manifests of 1 have no seal."""
 
-_PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+JSON_BYTES = 1 << 22
+"""No JSON file of ours is longer."""
+JSON_DEPTH = 40
+"""Nor nested deeper."""
+
+PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _TEMPORARY = re.compile(r"\.tmp-(\d+)-([0-9a-f]{8})\d+")
 _TOKEN = secrets.token_hex(4)  # tells this process from an earlier one that had the same id
 _numbers = itertools.count()
@@ -52,10 +65,45 @@ class CheckpointError(RuntimeError):
 
 @dataclass(frozen=True, kw_only=True)
 class SealedFolder:
-    """A verified folder: the bytes of each file, and what its writer noted in the manifest."""
+    """A folder whose manifest has been read and verified; its files have not."""
 
-    files: Mapping[str, bytes]
+    path: Path
+    """Where it lies: ``<name>.old`` where a crash left no ``<name>``."""
+    schema: int
     about: Mapping[str, Any]
+    """What its writer noted in the manifest."""
+    sizes: Mapping[str, int]
+    """Bytes of each file that the manifest lists."""
+    hashes: Mapping[str, str]
+
+    def file(self, name: str) -> Path:
+        """The path of a listed file, which is a file of that size inside the folder."""
+        path = self.path / name
+        try:
+            _check_inside(path)
+            size = path.stat().st_size
+        except FileNotFoundError:
+            raise CheckpointError(f"{path}: is missing") from None
+        except OSError as error:
+            raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from None
+        if size != self.sizes[name]:
+            raise CheckpointError(f"{path}: has {size} bytes, the manifest says {self.sizes[name]}")
+        return path
+
+    def read(self, name: str, *, most: int | None = None) -> bytes:
+        """The verified bytes of a listed file, of at most ``most``, or a CheckpointError."""
+        path, size = self.file(name), self.sizes[name]
+        if most is not None and size > most:
+            raise CheckpointError(f"{path}: has {size:,} bytes, expected at most {most:,}")
+        try:
+            data = read_limited(path, size)
+        except OSError as error:
+            raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from None
+        except MemoryError:
+            raise CheckpointError(f"{path}: {size:,} bytes do not fit into memory") from None
+        if hashlib.sha256(data).hexdigest() != self.hashes[name]:
+            raise CheckpointError(f"{path}: is damaged: its SHA-256 is not the one in the manifest")
+        return data
 
 
 def write_file(path: Path, data: bytes | str) -> None:
@@ -80,18 +128,44 @@ def dump_json(value: Any) -> bytes:
     """Indented JSON; numpy scalars are numbers. ValueError on NaN, infinity and foreign types."""
     try:
         return (json.dumps(value, indent=1, allow_nan=False, default=_as_number) + "\n").encode()
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise ValueError(f"cannot be written as JSON: {error}") from error
+
+
+def read_limited(path: Path, most: int) -> bytes:
+    """The bytes of a file. CheckpointError where it is no regular file or has more than ``most``;
+    OSError where it cannot be read."""
+    if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for
+        raise CheckpointError(f"{path}: is no file")
+    with path.open("rb") as file:
+        data = file.read(most + 1)
+    if len(data) > most:
+        raise CheckpointError(f"{path}: has more than {most:,} bytes, which such a file never has")
+    return data
+
+
+def read_json(path: Path, *, most: int = JSON_BYTES) -> dict[str, Any]:
+    """The JSON object in a file. CheckpointError where there is none in it, OSError where it cannot
+    be read."""
+    return parse_json(read_limited(path, most), path)
 
 
 def parse_json(data: bytes, source: Path) -> dict[str, Any]:
     """The JSON object in ``data``, or a CheckpointError that names ``source``."""
     try:
-        value = json.loads(data)
+        value = json.loads(data, parse_float=_finite, parse_constant=_finite)
+    except RecursionError:
+        raise CheckpointError(f"{source}: is nested too deeply for JSON of ours") from None
     except ValueError as error:  # covers bad UTF-8 too
-        raise CheckpointError(f"{source}: is not valid JSON: {error}") from None
+        raise CheckpointError(f"{source}: is not valid JSON: {str(error)[:160]}") from None
     if not isinstance(value, dict):
         raise CheckpointError(f"{source}: holds a JSON {type(value).__name__}, expected an object")
+    level: list[Any] = [value]
+    for _ in range(JSON_DEPTH):
+        items = (x for parent in level for x in _items(parent))
+        level = [x for x in items if isinstance(x, (dict, list))]
+    if level:
+        raise CheckpointError(f"{source}: is nested too deeply for JSON of ours")
     return value
 
 
@@ -119,6 +193,7 @@ def write_folder(
             for name, data in files.items()
         },
     }
+    manifest["seal"] = _seal(json.loads(dump_json(manifest)))
     temporary = parent / _temporary_name()
     try:
         temporary.mkdir()
@@ -137,26 +212,28 @@ def write_folder(
 
 
 def read_folder(path: Path, *, kind: str, expected: Iterable[str]) -> SealedFolder:
-    """Read a sealed folder whole and verify it, or raise a CheckpointError.
+    """Verify the manifest of a sealed folder, or raise a CheckpointError.
 
-    expected  names that the manifest must list
-
-    Only files that the manifest lists are opened, and none outside the folder. What is verified
-    are the very bytes that are returned.
+    expected  names that the manifest must list; these can be read, and no others
     """
+    from fwp_rl.runs.schema import Manifest, checked  # a mistyped path is told without pydantic
+
     if not path.exists() and folder_exists(path):
         path = _old(path)
-    manifest_path = path / MANIFEST
-    manifest = _read_manifest(manifest_path, kind)
-    entries = manifest.get("files")
-    if not isinstance(entries, dict):
-        raise CheckpointError(f"{manifest_path}: lists no files")
-    missing = [name for name in expected if name not in entries]
+    source = path / MANIFEST
+    data = _read_manifest(source, kind)
+    manifest = checked(Manifest, data, source)
+    missing = [name for name in expected if name not in manifest.files]
     if missing:
-        raise CheckpointError(f"{manifest_path}: does not list {', '.join(missing)}")
-    files = {name: _read_verified(path, name, entry) for name, entry in entries.items()}
-    about = manifest.get("about")
-    return SealedFolder(files=files, about=about if isinstance(about, dict) else {})
+        raise CheckpointError(f"{source}: does not list {', '.join(missing)}")
+    entries = {name: manifest.files[name] for name in expected}
+    return SealedFolder(
+        path=path,
+        schema=data["schema"],
+        about=manifest.about,
+        sizes={name: entry.size for name, entry in entries.items()},
+        hashes={name: entry.sha256 for name, entry in entries.items()},
+    )
 
 
 def folder_exists(path: Path) -> bool:
@@ -173,45 +250,66 @@ def remove(folder: Path) -> None:
 
 
 def _read_manifest(path: Path, kind: str) -> dict[str, Any]:
+    """The manifest, of a schema that is known, with a seal that holds, of a folder of this kind."""
     if not path.parent.is_dir():
         raise CheckpointError(f"{path.parent}: there is no such folder")
     if not path.is_file():
         raise CheckpointError(f"{path}: is missing, so this is no finished {kind} folder")
-    manifest = parse_json(path.read_bytes(), path)
+    try:
+        _check_inside(path)
+        manifest = read_json(path)
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from None
     schema = manifest.get("schema")
-    if not isinstance(schema, int) or schema < 1:
+    if type(schema) is not int or schema < 1:
         raise CheckpointError(
-            f"{path}: has schema {schema!r}, expected a number from 1 to {SCHEMA}"
+            f"{path}: has schema {shown(schema)}, expected a number from 1 to {SCHEMA}"
         )
     if schema > SCHEMA:
         raise CheckpointError(
-            f"{path}: has schema {schema}, written by fwp_rl {manifest.get('fwp_rl')}; this is "
-            f"fwp_rl {fwp_rl.__version__}, which reads up to schema {SCHEMA}: upgrade fwp_rl"
+            f"{path}: has schema {shown(schema)}, written by fwp_rl "
+            f"{named(manifest.get('fwp_rl'))}; this is fwp_rl {fwp_rl.__version__}, which reads up "
+            f"to schema {SCHEMA}: upgrade fwp_rl"
         )
+    sealed = "seal" in manifest
+    if (sealed or schema > 1) and manifest.pop("seal", None) != _seal(manifest):
+        raise CheckpointError(f"{path}: is damaged: its seal is not that of what it says")
     if manifest.get("kind") != kind:
-        raise CheckpointError(f"{path}: is of a {manifest.get('kind')!r} folder, expected {kind!r}")
+        raise CheckpointError(
+            f"{path}: is of a {shown(manifest.get('kind'))} folder, expected {kind!r}"
+        )
     return manifest
 
 
-def _read_verified(folder: Path, name: str, entry: Any) -> bytes:
-    path = folder / name
-    if not _PLAIN_NAME.fullmatch(name):
-        raise CheckpointError(f"{folder / MANIFEST}: lists {name!r}, which is no plain file name")
-    if not isinstance(entry, dict):
-        raise CheckpointError(f"{folder / MANIFEST}: says nothing of {name}")
-    if not path.is_file():
-        raise CheckpointError(f"{path}: is missing")
-    size = path.stat().st_size
-    if size != entry.get("size"):
-        raise CheckpointError(f"{path}: has {size} bytes, the manifest says {entry.get('size')}")
-    data = path.read_bytes()
-    if hashlib.sha256(data).hexdigest() != entry.get("sha256"):
-        raise CheckpointError(f"{path}: is damaged: its SHA-256 is not the one in the manifest")
-    return data
+def _seal(manifest: Mapping[str, Any]) -> str:
+    """SHA-256 of what a manifest says, however it is written."""
+    text = json.dumps(manifest, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _check_inside(path: Path) -> None:
+    """CheckpointError where the file of a folder is none, or is a link that leads out of it."""
+    folder, target = os.path.realpath(path.parent), os.path.realpath(path)
+    if os.path.dirname(target) != folder:
+        raise CheckpointError(f"{path}: is a link out of its folder, expected a file")
+    if not stat.S_ISREG(os.stat(target).st_mode):
+        raise CheckpointError(f"{path}: is no file")
+
+
+def _items(parent: dict[str, Any] | list[Any]) -> Iterable[Any]:
+    return parent.values() if isinstance(parent, dict) else parent
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text[:40]} is no finite number")
+    return number
 
 
 def _as_number(value: Any) -> Any:
-    if isinstance(value, np.generic):
+    numpy = sys.modules.get("numpy")  # not imported: nothing of it can be here
+    if numpy is not None and isinstance(value, numpy.generic):
         return value.item()
     raise TypeError(f"{type(value).__name__} is not JSON")
 

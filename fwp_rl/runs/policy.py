@@ -24,25 +24,42 @@ from safetensors.torch import save as dump_safetensors
 from torch import Tensor
 
 import fwp_rl
+from fwp_rl.config import ConfigError
 from fwp_rl.envs import EnvConfig
 from fwp_rl.models.policy import Policy, PolicyConfig
-from fwp_rl.runs.checkpoint import (
-    POLICY,
-    TRAINER,
+from fwp_rl.registry import shown
+from fwp_rl.runs.directory import check_policy_folder, policy_folder
+from fwp_rl.runs.files import (
+    JSON_BYTES,
     CheckpointError,
-    load_checkpoint,
+    SealedFolder,
+    dump_json,
+    parse_json,
+    read_folder,
+    read_json,
+    write_folder,
+)
+from fwp_rl.runs.keeping import POLICY, TRAINER, open_checkpoint
+from fwp_rl.runs.presets import config_to_dict, env_config_from_dict, policy_config_from_dict
+from fwp_rl.runs.schema import Probe, SavedConfig, checked
+from fwp_rl.runs.tensors import (
+    Shapes,
+    at_most_parameters,
+    check_shapes,
     load_tensors,
     module_tensors,
+    read_shapes,
     read_tensors,
 )
-from fwp_rl.runs.directory import check_policy_folder, policy_folder
-from fwp_rl.runs.files import SealedFolder, dump_json, parse_json, read_folder, write_folder
-from fwp_rl.runs.presets import config_to_dict, env_config_from_dict, policy_config_from_dict
 from fwp_rl.types import EnvSpec, Observation
 
 __all__ = ["SavedPolicy", "load_policy", "load_saved", "save_policy", "saved_step"]
 
 CONFIG = "config.json"
+
+MOST_STATE = 1 << 25
+"""Numbers in the recurrent state of two columns, beside eight times those of the weights: what a
+config may ask of the probe without a weight for it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,6 +73,70 @@ class SavedPolicy:
     """The folder that holds the weights."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Description:
+    """``config.json``, read."""
+
+    policy: PolicyConfig
+    spec: EnvSpec
+    env: EnvConfig
+    metadata: dict[str, Any]
+    probe: Probe
+    source: Path
+
+    def check(self, shapes: Shapes, source: Path) -> None:
+        """CheckpointError unless tensors of these shapes are the weights of this network, which is
+        built without memory for them to find out."""
+        try:
+            with at_most_parameters(len(shapes), source=str(self.source)), torch.device("meta"):
+                policy = Policy(self.policy, self.spec)
+                state = policy.initial_state(2, "meta")
+        except (CheckpointError, ConfigError):
+            raise
+        except (RuntimeError, TypeError, ValueError, OverflowError, MemoryError) as error:
+            raise self._failed("describes a network that cannot be built", error) from None
+        check_shapes(shapes, policy, source=str(source))
+        most = MOST_STATE + 8 * sum(map(math.prod, shapes.values()))
+        numbers = sum(leaf.numel() for leaf in state)
+        if numbers > most:
+            raise CheckpointError(
+                f"{self.source}: describes a memory of {numbers:,} numbers for {len(shapes)} "
+                f"weights, expected at most {most:,}"
+            )
+
+    def build(self, weights: Mapping[str, Tensor], *, path: Path) -> SavedPolicy:
+        """The network with these weights, whose shapes have been checked."""
+        try:
+            with torch.random.fork_rng(devices=[]):  # the caller's random stream stays as it is
+                policy = Policy(self.policy, self.spec)
+        except (RuntimeError, MemoryError) as error:
+            raise self._failed("describes a network that cannot be built", error) from None
+        load_tensors(policy, weights, source=str(path))
+        return SavedPolicy(policy=policy.eval(), env=self.env, metadata=self.metadata, path=path)
+
+    def check_probe(self, policy: Policy, folder: Path) -> None:
+        """CheckpointError where the network does not answer as the one that was saved did."""
+        try:
+            computed = _answer(policy)
+        except (RuntimeError, ValueError, MemoryError) as error:
+            raise self._failed("describes a network that does not run", error) from None
+        for name, answer in computed.items():
+            then, now = np.array(getattr(self.probe, name)), np.array(answer)
+            # kernels and CPUs may differ in rounding; a wrong network differs by far more
+            limit = 1e-4 + 1e-3 * np.abs(then).max(initial=0)
+            difference = np.abs(now - then).max() if now.shape == then.shape else np.inf
+            if not difference <= limit:
+                raise CheckpointError(
+                    f"{folder}: the rebuilt network does not compute what the saved one did: its "
+                    f"{name} differ by {difference:.2g} where {limit:.2g} is rounding. This fwp_rl "
+                    f"({fwp_rl.__version__}) defines some part of it otherwise than the one that "
+                    "saved it, as manifest.json tells"
+                )
+
+    def _failed(self, what: str, error: Exception) -> CheckpointError:
+        return CheckpointError(f"{self.source}: {what}: {shown(str(error))}")
+
+
 def save_policy(
     folder: str | Path, policy: Policy, *, env: EnvConfig, metadata: Mapping[str, Any]
 ) -> None:
@@ -63,17 +144,27 @@ def save_policy(
 
     env       the environment that the policy was trained on
     metadata  anything JSON can hold; ``step`` is the environment step of the weights
+
+    CheckpointError where a parameter, or what the network answers, is not finite.
     """
+    folder, weights = Path(folder), module_tensors(policy)
+    probe = _answer(copy.deepcopy(policy).to("cpu"))
+    if not all(math.isfinite(number) for answer in probe.values() for number in answer):
+        raise CheckpointError(
+            "the network's answers hold NaN or infinity: not saved; older files are intact"
+        )
     config = {
         # the config of a training run is a policy config with more fields
         "policy": config_to_dict(policy.config, PolicyConfig),
         "spec": asdict(policy.spec),
         "env": config_to_dict(env),
         "metadata": dict(metadata),
-        "probe": _answer(copy.deepcopy(policy).to("cpu")),
+        "probe": probe,
     }
-    files = {POLICY: dump_safetensors(module_tensors(policy)), CONFIG: dump_json(config)}
-    write_folder(Path(folder), files, kind="policy", about={})
+    data = dump_json(config)
+    checked(SavedConfig, parse_json(data, folder / CONFIG), folder / CONFIG)  # can be read again
+    files = {POLICY: dump_safetensors(weights), CONFIG: data}
+    write_folder(folder, files, kind="policy", about={})
 
 
 def load_policy(path: str | Path) -> Policy:
@@ -85,14 +176,19 @@ def load_policy(path: str | Path) -> Policy:
 def load_saved(path: str | Path) -> SavedPolicy:
     """As ``load_policy``, with the environment's config and the metadata."""
     path = Path(path)
-    if (path / TRAINER).is_file():
-        return _load_checkpoint(path)
-    folder = policy_folder(path)
-    files = _read(folder).files
-    config = parse_json(files[CONFIG], folder / CONFIG)
-    weights = read_tensors(files[POLICY], folder / POLICY)
-    saved = _rebuild(config, folder / CONFIG, weights, path=folder)
-    _check_probe(config["probe"], _answer(saved.policy), folder)
+    try:
+        if (path / TRAINER).is_file():
+            return _load_checkpoint(path)
+        folder = policy_folder(path)
+        try:
+            description, weights = _read(folder)
+        except CheckpointError:
+            time.sleep(0.1)  # a trainer may just have replaced it between two of its files
+            description, weights = _read(folder)
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from None
+    saved = description.build(weights, path=folder)
+    description.check_probe(saved.policy, folder)
     return saved
 
 
@@ -101,50 +197,53 @@ def saved_step(folder: Path) -> int | None:
     no such folder, or it does not say."""
     for place in (folder, folder.with_name(f"{folder.name}.old")):  # see files.write_folder
         try:
-            step = parse_json((place / CONFIG).read_bytes(), place / CONFIG)["metadata"]["step"]
+            step = read_json(place / CONFIG)["metadata"]["step"]
         except (OSError, CheckpointError, KeyError, TypeError):
             continue
-        return step if isinstance(step, int) else None
+        return step if type(step) is int else None
     return None
 
 
 def _load_checkpoint(path: Path) -> SavedPolicy:
     """A checkpoint's weights, in the network that its run's policy folder describes."""
-    checkpoint = load_checkpoint(path)
-    folder = path.absolute().parents[1] / "policy"
-    config = parse_json(_read(folder).files[CONFIG], folder / CONFIG)
-    saved = _rebuild(config, folder / CONFIG, checkpoint.policy, path=path)
-    saved.metadata.update(step=checkpoint.step, score=checkpoint.score)
+    sealed, about = open_checkpoint(path)
+    run = path.absolute().parent.parent
+    description = _describe(_open(run / "policy"))
+    description.check(read_shapes(sealed, POLICY), path)
+    saved = description.build(read_tensors(sealed, POLICY), path=path)
+    saved.metadata.update(step=about.step, score=about.score)
     return saved
 
 
-def _read(folder: Path) -> SealedFolder:
+def _read(folder: Path) -> tuple[_Description, dict[str, Tensor]]:
+    sealed = _open(folder)
+    description = _describe(sealed)
+    description.check(read_shapes(sealed, POLICY), folder)
+    return description, read_tensors(sealed, POLICY)
+
+
+def _open(folder: Path) -> SealedFolder:
     check_policy_folder(folder)
-    try:
-        return read_folder(folder, kind="policy", expected=(POLICY, CONFIG))
-    except (CheckpointError, OSError):
-        time.sleep(0.1)  # a trainer may just have replaced the folder between two of its files
-        return read_folder(folder, kind="policy", expected=(POLICY, CONFIG))
+    return read_folder(folder, kind="policy", expected=(POLICY, CONFIG))
 
 
-def _rebuild(
-    config: Mapping[str, Any], source: Path, weights: Mapping[str, Tensor], *, path: Path
-) -> SavedPolicy:
-    missing = {"policy", "spec", "env", "metadata", "probe"} - config.keys()
-    if missing:
-        raise CheckpointError(f"{source}: lacks {', '.join(sorted(missing))}")
-    try:
-        fields = config["spec"]
-        spec = EnvSpec(**fields | {"observation_shape": tuple(fields["observation_shape"])})
-        metadata = dict(config["metadata"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{source}: spec or metadata cannot be read: {error!r}") from None
-    policy_config = policy_config_from_dict(config["policy"], source=f"{source}: policy")
-    env = env_config_from_dict(config["env"], source=f"{source}: env")
-    with torch.random.fork_rng(devices=[]):  # initial weights must not cost the caller's stream
-        policy = Policy(policy_config, spec)
-    load_tensors(policy, weights, source=str(path))
-    return SavedPolicy(policy=policy.eval(), env=env, metadata=metadata, path=path)
+def _describe(sealed: SealedFolder) -> _Description:
+    source = sealed.path / CONFIG
+    config = checked(SavedConfig, parse_json(sealed.read(CONFIG, most=JSON_BYTES), source), source)
+    spec = config.spec
+    return _Description(
+        policy=policy_config_from_dict(config.policy, source=f"{source}: policy"),
+        spec=EnvSpec(
+            name=spec.name,
+            observation_shape=tuple(spec.observation_shape),
+            num_actions=spec.num_actions,
+            observation_dtype=spec.observation_dtype,
+        ),
+        env=env_config_from_dict(config.env, source=f"{source}: env"),
+        metadata=dict(config.metadata),
+        probe=config.probe,
+        source=source,
+    )
 
 
 @torch.no_grad()
@@ -157,14 +256,14 @@ def _answer(policy: Policy) -> dict[str, list[float]]:
     policy.config = dataclasses.replace(policy.config, precision="float32")
     time_steps, columns = 4, 2
     shape = (time_steps, columns, *policy.spec.observation_shape)
-    noise = (torch.arange(math.prod(shape)) * 2654435761 >> 16).remainder(256).reshape(shape)
-    is_image = len(policy.spec.observation_shape) == 3
+    noise = _noise(math.prod(shape)).reshape(shape)
+    is_image = policy.spec.observation_dtype == "uint8"
     reset = torch.zeros(time_steps, columns, dtype=torch.bool)
     reset[0], reset[2, 1] = True, True
     index = torch.arange(time_steps * columns).reshape(time_steps, columns)
     output = policy(
         Observation(
-            obs=noise.to(torch.uint8) if is_image else noise / 127.5 - 1,
+            obs=noise if is_image else noise / 127.5 - 1,
             reset=reset,
             last_reward=(index % 3 - 1.0).masked_fill(reset, 0),
             last_action=(index % policy.spec.num_actions).masked_fill(reset, -1),
@@ -174,18 +273,11 @@ def _answer(policy: Policy) -> dict[str, list[float]]:
     return {"logits": output.logits.flatten().tolist(), "value": output.value.flatten().tolist()}
 
 
-def _check_probe(
-    stored: Mapping[str, list[float]], computed: Mapping[str, list[float]], folder: Path
-) -> None:
-    for name, answer in computed.items():
-        then, now = np.array(stored[name]), np.array(answer)
-        # kernels and CPUs may differ in rounding; a wrong network differs by far more
-        limit = 1e-4 + 1e-3 * np.abs(then).max()
-        difference = np.abs(now - then).max() if now.shape == then.shape else np.inf
-        if not difference <= limit:
-            raise CheckpointError(
-                f"{folder}: the rebuilt network does not compute what the saved one did: its "
-                f"{name} differ by {difference:.2g} where {limit:.2g} is rounding. This fwp_rl "
-                f"({fwp_rl.__version__}) defines some part of it otherwise than the one that "
-                "saved it, as manifest.json tells"
-            )
+def _noise(count: int) -> Tensor:
+    """Bytes that look random, made in pieces: as whole numbers they would take eight times the
+    memory."""
+    noise = torch.empty(count, dtype=torch.uint8)
+    for start in range(0, count, 1 << 20):
+        index = torch.arange(start, min(start + (1 << 20), count))
+        noise[start : start + len(index)] = (index * 2654435761 >> 16).remainder(256)
+    return noise

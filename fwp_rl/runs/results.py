@@ -5,10 +5,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from fwp_rl.runs.directory import RunDirectory
-from fwp_rl.runs.files import parse_json
+from fwp_rl.runs.files import CheckpointError, read_json
 from fwp_rl.runs.policy import saved_step
+from fwp_rl.runs.schema import Evaluation, checked
 
-__all__ = ["Score", "is_number", "paper_evaluation", "score"]
+__all__ = ["Score", "paper_evaluation", "score"]
+
+MOST_BYTES = 1 << 24
+"""Of an evaluation: 100,000 games take a third."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,20 +37,17 @@ def score(run: RunDirectory, *, games: int = 0) -> Score | None:
     checkpoint's.
     """
     found = [
-        result
-        for result in _of_the_last_checkpoint(run)
-        if result["protocol"].get("actions") == "sampled"
-        and type(result["protocol"].get("games")) is int
-        and result["protocol"]["games"] >= max(games, 1)
+        (known, result)
+        for known, result in _of_the_last_checkpoint(run)
+        if known.protocol.actions == "sampled" and (known.protocol.games or 0) >= max(games, 1)
     ]
     if not found:
         return None
-    chosen = max(found, key=lambda r: (r["protocol"]["games"], str(r.get("created"))))
+    known, result = max(found, key=lambda pair: (pair[0].protocol.games, pair[0].created or ""))
+    assert known.protocol.games is not None
+    assert known.step is not None
     return Score(
-        mean=float(chosen["summary"]["mean"]),
-        games=chosen["protocol"]["games"],
-        step=int(chosen["step"]),
-        result=chosen,
+        mean=known.summary.mean, games=known.protocol.games, step=known.step, result=result
     )
 
 
@@ -54,44 +55,37 @@ def paper_evaluation(run: RunDirectory) -> Mapping[str, Any] | None:
     """The newest evaluation of a run's last checkpoint by single lives, as the papers' code counts;
     None where there is none."""
     found = [
-        result
-        for result in _of_the_last_checkpoint(run)
-        if result["protocol"].get("name") == "paper"
-        and is_number(result["summary"].get("std_of_run_means"))
+        (known.created or "", result)
+        for known, result in _of_the_last_checkpoint(run)
+        if known.protocol.name == "paper" and known.summary.std_of_run_means is not None
     ]
-    return max(found, key=lambda r: str(r.get("created")), default=None)
+    return max(found, key=lambda pair: pair[0])[1] if found else None
 
 
-def _of_the_last_checkpoint(run: RunDirectory) -> Iterator[dict[str, Any]]:
+def _of_the_last_checkpoint(run: RunDirectory) -> Iterator[tuple[Evaluation, dict[str, Any]]]:
     # the policy folder holds the last checkpoint's weights, and is what is evaluated as "last"; a
     # folder that somebody has thinned out still has its status
     step = saved_step(run.policy)
     if step is None:
+        step = _step_of_status(run)
+    for known, result in _evaluations(run):
+        if step is not None and known.step == step and known.protocol.checkpoint != "best":
+            yield known, result
+
+
+def _step_of_status(run: RunDirectory) -> int | None:
+    try:
         step = run.read_status().get("step")
-    for result in _evaluations(run):
-        of_the_last = step is not None and result.get("step") == step
-        if of_the_last and result["protocol"].get("checkpoint") != "best":
-            yield result
+    except (OSError, CheckpointError):
+        return None
+    return step if type(step) is int else None
 
 
-def _evaluations(run: RunDirectory) -> Iterator[dict[str, Any]]:
+def _evaluations(run: RunDirectory) -> Iterator[tuple[Evaluation, dict[str, Any]]]:
     """Those that can be read and have a mean, in the order of their names."""
     for file in sorted(run.evaluations.glob("*.json")):
-        if not file.is_file():  # to read a pipe would take for ever
-            continue
         try:
-            result = parse_json(file.read_bytes(), file)
-        except (OSError, RuntimeError):
+            result = read_json(file, most=MOST_BYTES)
+            yield checked(Evaluation, result, file), result
+        except (OSError, CheckpointError):
             continue  # the others count
-        protocol, summary = result.get("protocol"), result.get("summary")
-        if (
-            isinstance(protocol, dict)
-            and isinstance(summary, dict)
-            and is_number(summary.get("mean"))
-        ):
-            yield result
-
-
-def is_number(value: Any) -> bool:
-    """Whether what a file holds is a number to calculate with."""
-    return type(value) in (int, float) and abs(value) < 1e300  # no NaN, and a float can hold it

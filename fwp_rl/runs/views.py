@@ -4,7 +4,6 @@ A view shows what the run directory holds besides; no result is read from it.
 """
 
 import io
-import json
 import os
 import re
 import time
@@ -23,7 +22,7 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 from fwp_rl.config import ConfigError
 from fwp_rl.runs.append import AppendedFile
 from fwp_rl.runs.config import LoggerName
-from fwp_rl.runs.files import write_json
+from fwp_rl.runs.files import CheckpointError, read_json, write_json
 
 __all__ = ["View", "check_logger", "open_view"]
 
@@ -190,9 +189,10 @@ class _Wandb:
         wandb = _import_wandb()
         file = directory / WANDB_FILE
         try:
-            known = json.loads(file.read_text(encoding="utf-8"))["id"]
-        except (OSError, ValueError, KeyError, TypeError):
+            known = read_json(file).get("id")
+        except (OSError, CheckpointError):
             known = None
+        known = known if isinstance(known, str) else None
         arguments: dict[str, Any] = {} if known is None else {"id": known, "resume": "allow"}
         if config is not None:
             arguments["config"] = dict(config)

@@ -1,5 +1,6 @@
 import json
 import pickle
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -8,73 +9,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import nn
 
 from fwp_rl.runs.checkpoint import (
     Checkpoint,
     CheckpointError,
     best,
+    checkpoint_path,
+    checkpoint_steps,
     load_checkpoint,
     newest_good,
     save_checkpoint,
 )
 
-OPTIMIZERS = {
-    "adam": lambda p: torch.optim.Adam(p, lr=1e-2, eps=1e-5),
-    "fused_adam": lambda p: torch.optim.Adam(p, lr=1e-2, fused=True),
-    "amsgrad": lambda p: torch.optim.AdamW(p, lr=1e-2, betas=(0.8, 0.9), amsgrad=True),
-    "rmsprop": lambda p: torch.optim.RMSprop(p, lr=1e-2, alpha=0.99, eps=0.01, momentum=0.5),
-}
-
-
-def network(seed: int = 0, hidden: int = 5) -> nn.Sequential:
-    torch.manual_seed(seed)
-    return nn.Sequential(nn.Linear(3, hidden), nn.Tanh(), nn.Linear(hidden, 1))
-
-
-class Trainer:
-    """Draws from every kind of random stream that a run has."""
-
-    def __init__(self, optimizer: str, seed: int) -> None:
-        self.policy = network(seed)
-        self.optimizer = OPTIMIZERS[optimizer](self.policy.parameters())
-        self.generators = {"action": torch.Generator().manual_seed(seed)}
-        self.numpy = np.random.default_rng(seed)
-
-    def train(self, steps: int) -> None:
-        for _ in range(steps):
-            x = torch.randn(8, 3) + torch.randn(8, 3, generator=self.generators["action"])
-            target = torch.from_numpy(self.numpy.normal(size=(8, 1))).float()
-            self.optimizer.zero_grad()
-            ((self.policy(x) - target) ** 2).mean().backward()
-            self.optimizer.step()
-
-    def save(self, directory: Path, step: int, score: float | None = None) -> Path:
-        return save_checkpoint(
-            directory,
-            step=step,
-            policy=self.policy,
-            optimizer=self.optimizer,
-            state={"numpy": self.numpy.bit_generator.state, "count": np.int64(7)},
-            generators=self.generators,
-            score=score,
-        )
-
-    def restore(self, checkpoint: Checkpoint) -> None:
-        checkpoint.restore(self.policy, self.optimizer, self.generators)
-        self.numpy.bit_generator.state = checkpoint.state["numpy"]
-
-
-def steps_in(directory: Path) -> list[int]:
-    return sorted(int(path.name.removeprefix("step_")) for path in directory.iterdir())
-
-
-def flip_a_bit(path: Path) -> None:
-    data = bytearray(path.read_bytes())
-    data[-1] ^= 1
-    path.write_bytes(data)
+from .cases import OPTIMIZERS, RUN, Trainer, network, replace_bytes, steps_in
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
@@ -110,7 +58,7 @@ def test_parameter_groups_and_untouched_optimizer(tmp_path):
         ]
     )
     path = save_checkpoint(
-        tmp_path, step=0, policy=policy, optimizer=optimizer, state={}, generators={}, score=None
+        tmp_path, step=0, policy=policy, optimizer=optimizer, state={}, generators={}, run=RUN
     )
     for group in optimizer.param_groups:
         group["lr"] = 9.0
@@ -139,7 +87,7 @@ def test_tied_weights(tmp_path):
     optimizer = torch.optim.SGD(policy.parameters(), lr=0.1)
     expected = policy(torch.ones(1, 4))
     path = save_checkpoint(
-        tmp_path, step=0, policy=policy, optimizer=optimizer, state={}, generators={}, score=None
+        tmp_path, step=0, policy=policy, optimizer=optimizer, state={}, generators={}, run=RUN
     )
     nn.init.zeros_(policy[0].weight)
     load_checkpoint(path).restore(policy, optimizer, {})
@@ -215,97 +163,68 @@ def test_poisoned_weights_are_not_saved(tmp_path, value):
     assert steps_in(tmp_path) == [1]
 
 
-def test_poisoned_score_and_state_are_refused(tmp_path):
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_poisoned_optimizer_is_not_saved(tmp_path, value):
     trainer = Trainer("adam", seed=0)
-    with pytest.raises(ValueError, match="score: got nan"):
-        trainer.save(tmp_path, 1, score=float("nan"))
-    with pytest.raises(ValueError, match="JSON"):
-        save_checkpoint(
-            tmp_path,
-            step=1,
-            policy=trainer.policy,
-            optimizer=trainer.optimizer,
-            state={"x": float("nan")},
-            generators={},
-            score=None,
-        )
+    trainer.train(1)
+    trainer.save(tmp_path, 1)
+    average = trainer.optimizer.state[trainer.policy[0].weight]["exp_avg_sq"]
+    average[1, 2] = value
+    with pytest.raises(CheckpointError, match=r"exp_avg_sq of 0\.weight holds NaN or infinity"):
+        trainer.save(tmp_path, 2)
+    assert steps_in(tmp_path) == [1]
+
+
+@pytest.mark.parametrize("score", [float("nan"), float("inf"), -float("inf"), np.float64("nan")])
+def test_a_score_that_is_no_number_stops_no_save(tmp_path, score):
+    checkpoint = load_checkpoint(Trainer("adam", seed=0).save(tmp_path, 1, score=score))
+    assert (checkpoint.score, checkpoint.measure) == (None, None)
+
+
+def test_what_cannot_be_read_again_is_not_saved(tmp_path):
+    trainer, deep = Trainer("adam", seed=0), []
+    for _ in range(100):
+        deep = [deep]
+    for state, message in (
+        ({"x": float("nan")}, "JSON"),
+        ({"x": "a" * 5_000_000}, "expected at most"),
+        ({"x": deep}, "nested too deeply"),
+    ):
+        with pytest.raises((ValueError, CheckpointError), match=message):
+            trainer.save(tmp_path, 1, state=state)
+    for arguments in ({"score": 1.0, "measure": None}, {"score": None, "measure": "training"}):
+        with pytest.raises(ValueError, match="measure: got"):
+            trainer.save(tmp_path, 1, **arguments)
+    for step in (-1, True, 2**63):
+        with pytest.raises(ValueError, match="step: got"):
+            trainer.save(tmp_path, step)
     assert not tmp_path.exists() or list(tmp_path.iterdir()) == []
 
 
-class TestNewestGood:
-    @pytest.fixture
-    def directory(self, tmp_path) -> Path:
-        trainer = Trainer("adam", seed=0)
-        for step in (100, 200, 300):
-            trainer.save(tmp_path / "checkpoints", step, score=300.0 - step)
-        return tmp_path / "checkpoints"
-
-    def test_none_at_all(self, tmp_path):
-        assert newest_good(tmp_path / "absent") is None
-        assert newest_good(tmp_path) is None
-
-    def test_newest(self, directory):
-        assert newest_good(directory).step == 300
-
-    @pytest.mark.parametrize("name", ["policy.safetensors", "trainer.safetensors", "state.json"])
-    def test_falls_back_with_a_warning(self, directory, name):
-        flip_a_bit(directory / "step_000000000300" / name)
-        with pytest.warns(UserWarning, match=f"step_000000000300/{name}"):
-            checkpoint = newest_good(directory)
-        assert checkpoint.step == 200
-
-    def test_a_half_deleted_one_is_skipped(self, directory):
-        (directory / "step_000000000300" / "manifest.json").unlink()
-        warnings = []
-        assert newest_good(directory, warn=warnings.append).step == 200
-        assert len(warnings) == 1
-
-    def test_never_a_silent_fresh_start(self, directory):
-        for folder in directory.iterdir():
-            flip_a_bit(folder / "state.json")
-        warnings = []
-        with pytest.raises(CheckpointError, match="none of the 3 checkpoints") as error:
-            newest_good(directory, warn=warnings.append)
-        assert len(warnings) == 3
-        assert all(f"step_000000000{n}00" in str(error.value) for n in (1, 2, 3))
-
-    def test_best(self, directory):
-        assert best(directory).name == "step_000000000100"
-        flip_a_bit(directory / "step_000000000100" / "policy.safetensors")
-        assert best(directory).name == "step_000000000200"
-
-    def test_no_best(self, tmp_path):
-        Trainer("adam", seed=0).save(tmp_path, 1)
-        with pytest.raises(CheckpointError, match="no good checkpoint with a score"):
-            best(tmp_path)
-
-    def test_a_damaged_one_does_not_count_among_the_kept(self, directory):
-        flip_a_bit(directory / "step_000000000300" / "policy.safetensors")
-        trainer = Trainer("adam", seed=0)
-        trainer.save(directory, 250)
-        assert steps_in(directory) == [100, 200, 250, 300]
-        trainer.save(directory, 350)
-        assert steps_in(directory) == [100, 250, 350]
-
-    def test_saving_a_damaged_step_again_mends_it(self, directory):
-        flip_a_bit(directory / "step_000000000300" / "policy.safetensors")
-        Trainer("adam", seed=0).save(directory, 300)
-        assert newest_good(directory).step == 300
-        assert steps_in(directory) == [100, 200, 300]
+def test_a_checkpoint_says_whose_it_is_and_what_its_score_measures(tmp_path):
+    path = Trainer("adam", seed=0).save(
+        tmp_path, 7, score=2.5, measure="evaluation", milestone=True
+    )
+    checkpoint = load_checkpoint(path)
+    assert (checkpoint.run_id, checkpoint.config) == (RUN["id"], RUN["config"])
+    assert (checkpoint.score, checkpoint.measure, checkpoint.milestone) == (2.5, "evaluation", True)
 
 
-@settings(max_examples=20, deadline=None)
-@given(scores=st.lists(st.none() | st.integers(-2, 2).map(float), min_size=1, max_size=6))
-def test_the_last_two_and_the_best_are_kept(tmp_path_factory, scores):
-    directory = tmp_path_factory.mktemp("run") / "checkpoints"
-    trainer = Trainer("rmsprop", seed=0)
-    for step, score in enumerate(scores):
-        trainer.save(directory, step, score)
-        seen = [(s, -i) for i, s in enumerate(scores[: step + 1]) if s is not None]
-        expected = {step, max(step - 1, 0)} | ({-max(seen)[1]} if seen else set())
-        assert steps_in(directory) == sorted(expected)
-        if seen:
-            assert load_checkpoint(best(directory)).score == max(seen)[0]
+@pytest.mark.parametrize("step", [0, 10**12, 10**15 + 7, 2**63 - 1])
+def test_steps_of_any_size_are_found(tmp_path, step):
+    path = Trainer("adam", seed=0).save(tmp_path, step, score=1.0)
+    assert path == checkpoint_path(tmp_path, step)
+    assert checkpoint_steps(tmp_path) == [step]
+    assert newest_good(tmp_path).step == step
+    assert best(tmp_path) == path
+
+
+def test_what_is_no_checkpoint_is_not_listed(tmp_path):
+    names = ["step_1", "step_0000000000001", f"step_{'9' * 40}", "step_00000000000１", "other"]
+    for name in names:
+        (tmp_path / name).mkdir()
+    assert checkpoint_steps(tmp_path) == []
+    assert checkpoint_steps(tmp_path / "absent") == []
 
 
 KILLER = textwrap.dedent(
@@ -340,7 +259,8 @@ KILLER = textwrap.dedent(
                 state["exp_avg"].fill_(step)
             save_checkpoint(
                 directory / "checkpoints", step=step, policy=policy, optimizer=optimizer,
-                state={"step": step}, generators={}, score=float(step % 7),
+                state={"step": step}, generators={}, run={"id": "x", "config": {}},
+                score=float(step % 7), measure="training",
             )
             numbers = {"number": str(step).encode(), "again": str(step).encode()}
             write_folder(directory / "folder", numbers, kind="numbers", about={})
@@ -371,8 +291,10 @@ KILLER = textwrap.dedent(
         assert all((t == checkpoint.step).all() for t in checkpoint.policy.values())
         average = [t for n, t in checkpoint.trainer.items() if n.endswith("exp_avg")]
         assert len(average) == 2 and all((t == checkpoint.step).all() for t in average)
-        files = read_folder(directory / "folder", kind="numbers", expected=()).files
-        assert files["number"] == files["again"] and int(files["number"]) >= completed
+        names = "number", "again"
+        folder = read_folder(directory / "folder", kind="numbers", expected=names)
+        number, again = map(folder.read, names)
+        assert number == again and int(number) >= completed
         completed = checkpoint.step
     left = sorted(path.name for path in (directory / "checkpoints").iterdir())
     assert len([name for name in left if name.startswith(".tmp-")]) <= 2, left
@@ -417,9 +339,59 @@ def test_full_disk_leaves_the_older_checkpoint(tmp_path, limit):
     assert newest_good(tmp_path).step == 1
 
 
-def test_the_manifest_tells_step_and_score(tmp_path):
+def test_the_manifest_tells_what_there_is(tmp_path):
     path = Trainer("adam", seed=0).save(tmp_path, 123456, score=1.5)
     assert path.name == "step_000000123456"
     manifest = json.loads((path / "manifest.json").read_text())
-    assert manifest["about"] == {"step": 123456, "score": 1.5}
+    assert manifest["about"] == {
+        "step": 123456,
+        "score": 1.5,
+        "measure": "training",
+        "milestone": False,
+    }
     assert set(manifest["files"]) == {"policy.safetensors", "trainer.safetensors", "state.json"}
+
+
+OLD = Path(__file__).parents[1] / "data/version_0.1.0/ppo/checkpoints/step_000000002018"
+
+
+def test_a_checkpoint_of_0_1_0_says_what_it_knows(tmp_path):
+    old = shutil.copytree(OLD, tmp_path / OLD.name)
+    checkpoint = load_checkpoint(old)
+    assert (checkpoint.step, checkpoint.score, checkpoint.measure) == (2018, 0.21, None)
+    assert (checkpoint.run_id, checkpoint.config, checkpoint.milestone) == (None, None, False)
+    assert best(tmp_path) == old
+    moved = old.rename(tmp_path / "step_000000002019")
+    with pytest.raises(CheckpointError, match="that of step 2,018"):
+        load_checkpoint(moved)
+
+
+def what_it_says(path: Path) -> tuple[object, ...]:
+    checkpoint = load_checkpoint(path)
+    tensors = {name: t.numpy().tobytes() for name, t in checkpoint.policy.items()}
+    return (
+        *(checkpoint.step, checkpoint.score, checkpoint.measure, checkpoint.milestone),
+        *(checkpoint.run_id, checkpoint.config, checkpoint.state, tensors),
+    )
+
+
+@pytest.mark.parametrize("stride", [11, pytest.param(1, marks=pytest.mark.slow)])
+def test_every_single_bit_of_a_manifest_is_guarded(tmp_path, stride):
+    path = Trainer("adam", seed=0).save(tmp_path, 5402, score=-12.5)
+    manifest = path / "manifest.json"
+    data, intact = manifest.read_bytes(), what_it_says(path)
+    found = 0
+    positions = range(0, 8 * len(data), stride)
+    for position in positions:
+        flipped = bytearray(data)
+        flipped[position // 8] ^= 1 << position % 8
+        manifest.write_bytes(flipped)
+        try:
+            said = what_it_says(path)
+        except CheckpointError:
+            found += 1
+        else:
+            assert said == intact, bytes(flipped)
+    assert found > 0.97 * len(positions)
+    replace_bytes(manifest, data)
+    assert what_it_says(path) == intact

@@ -4,6 +4,8 @@ import socket
 import subprocess
 import sys
 import textwrap
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 
 import pytest
@@ -67,6 +69,26 @@ def test_unusable_paths(tmp_path):
             RunDirectory.create(path)
     with pytest.raises(RunError, match="there is no such run directory"):
         RunDirectory.open(tmp_path / "absent")
+
+
+def test_default_names_are_given_to_one_run_each(tmp_path):
+    """Though all ask for the same one at the same moment."""
+    barrier = threading.Barrier(8)
+
+    def take(_):
+        barrier.wait()
+        return RunDirectory.create_default(tmp_path / "runs", "ppo-recall")
+
+    with ThreadPoolExecutor(8) as pool:
+        taken = list(pool.map(take, range(8)))
+    names = ["ppo-recall", *(f"ppo-recall-{number}" for number in range(2, 9))]
+    assert sorted(run.path.name for run in taken) == sorted(names)
+
+
+def test_a_default_name_below_what_is_no_folder(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(RunError, match=r"file: cannot be made or written: .*--run-dir"):
+        RunDirectory.create_default(tmp_path / "file", "ppo-recall")
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write")

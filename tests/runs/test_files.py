@@ -10,6 +10,7 @@ import pytest
 from fwp_rl.runs.files import (
     CheckpointError,
     read_folder,
+    read_json,
     remove,
     write_file,
     write_folder,
@@ -24,7 +25,8 @@ def write(target: Path, files: dict[str, bytes] = FILES) -> None:
 
 
 def read(target: Path) -> dict[str, bytes]:
-    return dict(read_folder(target, kind="test", expected=tuple(FILES)).files)
+    folder = read_folder(target, kind="test", expected=tuple(FILES))
+    return {name: folder.read(name, most=1 << 20) for name in FILES}
 
 
 def temporaries(folder: Path) -> list[str]:
@@ -137,12 +139,17 @@ def test_damage_is_found_and_the_file_named(tmp_path, name, damage):
         read(target)
 
 
-def edit_manifest(target: Path, **changes) -> None:
+def edit_manifest(target: Path, **changes: object) -> None:
+    """As a folder of schema 1, which has no seal, but for the changes."""
     path = target / "manifest.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    manifest = json.loads(path.read_text())
+    del manifest["seal"]
+    path.write_text(json.dumps(manifest | {"schema": 1} | changes))
 
 
-@pytest.mark.parametrize("name", ["../secret", "/etc/hostname", "x/../../secret", "..", "", "a\\b"])
+@pytest.mark.parametrize(
+    "name", ["../secret", "/etc/hostname", "x/../../secret", "..", "", "a\\b", "x" * 300]
+)
 def test_no_path_leaves_the_folder(tmp_path, name):
     secret = tmp_path / "secret"
     secret.write_text("s")
@@ -150,27 +157,116 @@ def test_no_path_leaves_the_folder(tmp_path, name):
     write(target)
     files = json.loads((target / "manifest.json").read_text())["files"]
     edit_manifest(target, files=files | {name: files["a.bin"]})
-    with pytest.raises(CheckpointError, match="no plain file name"):
+    with pytest.raises(CheckpointError, match="expected a plain file name") as error:
+        read(target)
+    assert len(str(error.value)) < 500
+
+
+@pytest.mark.parametrize("name", ["a.bin", "manifest.json"])
+def test_a_link_out_of_the_folder_is_refused(tmp_path, name):
+    target = tmp_path / "folder"
+    write(target)
+    moved = (target / name).rename(tmp_path / "elsewhere")
+    (target / name).symlink_to(moved)
+    with pytest.raises(CheckpointError, match=f"{name}: is a link out of its folder"):
+        read(target)
+    (target / name).unlink()
+    moved.rename(target / "inside")
+    (target / name).symlink_to("inside")
+    assert read(target) == FILES
+    (tmp_path / "linked").symlink_to(target)  # the folder itself may be one
+    assert read(tmp_path / "linked") == FILES
+
+
+@pytest.mark.parametrize("name", ["a.bin", "manifest.json"])
+def test_what_is_no_file_is_not_waited_for(tmp_path, name):
+    target = tmp_path / "folder"
+    write(target)
+    (target / name).unlink()
+    os.mkfifo(target / name)
+    with pytest.raises(CheckpointError, match=f"{name}: is "):
+        read(target)
+    with pytest.raises(CheckpointError, match="is no file"):
+        read_json(target / name)
+
+
+def test_no_file_is_read_further_than_it_may_be_long(tmp_path):
+    target = tmp_path / "folder"
+    write(target)
+    os.truncate(target / "manifest.json", 1 << 40)  # takes no room, but as bytes it would
+    with pytest.raises(CheckpointError, match="has more than 4,194,304 bytes"):
+        read(target)
+    with pytest.raises(CheckpointError, match="has more than 4,194,304 bytes"):
+        read_json(target / "manifest.json")
+    write(target)
+    os.truncate(target / "a.bin", 1 << 40)
+    with pytest.raises(CheckpointError, match="has 1099511627776 bytes, the manifest says 16384"):
+        read(target)
+    edit_manifest(target, files={n: {"size": 1 << 40, "sha256": "0" * 64} for n in FILES})
+    with pytest.raises(CheckpointError, match="expected at most 1,048,576"):
         read(target)
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"schema": 2}, "reads up to schema 1: upgrade"),
+        ({"schema": 3}, "reads up to schema 2: upgrade"),
+        ({"schema": 3, "fwp_rl": "9" * 10_000}, "upgrade"),
+        ({"schema": 10**30}, "reads up to schema 2: upgrade"),
         ({"schema": None}, "schema None"),
+        ({"schema": True}, "schema True, expected a number"),
+        ({"schema": "1"}, "schema '1', expected a number"),
+        ({"schema": 2}, "is damaged: its seal"),
+        ({"seal": "0" * 64}, "is damaged: its seal"),
+        ({"seal": None}, "is damaged: its seal"),
         ({"kind": "other"}, "'other' folder, expected 'test'"),
+        ({"kind": {"a": ["b"] * 1000}}, "folder, expected 'test'"),
         ({"files": {}}, "does not list a.bin, b.json"),
-        ({"files": None}, "lists no files"),
-        ({"files": {"a.bin": None, "b.json": None}}, "says nothing of a.bin"),
+        ({"files": None}, "files: got None, expected"),
+        ({"files": {"a.bin": None, "b.json": None}}, r"files\.a\.bin: got None"),
+        (
+            {"files": {"a.bin": {"size": True, "sha256": "0" * 64}}},
+            r"files\.a\.bin\.size: got True",
+        ),
+        ({"files": {"a.bin": {"size": 3, "sha256": "A" * 64}}}, r"files\.a\.bin\.sha256: got"),
+        ({"about": [1]}, "about: got"),
     ],
 )
 def test_foreign_manifests_are_refused(tmp_path, changes, message):
     target = tmp_path / "folder"
     write(target)
-    edit_manifest(target, **changes)
-    with pytest.raises(CheckpointError, match=message):
+    edit_manifest(target)
+    assert read(target) == FILES
+    edit_manifest_again = json.loads((target / "manifest.json").read_text()) | changes
+    (target / "manifest.json").write_text(json.dumps(edit_manifest_again))
+    with pytest.raises(CheckpointError, match=message) as error:
         read(target)
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 500
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "is not valid JSON"),
+        ("[1]", "holds a JSON list, expected an object"),
+        ('{"x": NaN}', "NaN is no finite number"),
+        ('{"x": -Infinity}', "is no finite number"),
+        ('{"x": 1e999}', "1e999 is no finite number"),
+        ('{"x": %s}' % ("9" * 5000), "is not valid JSON"),
+        ('{"x": %s}' % ("[" * 100 + "]" * 100), "nested too deeply"),
+        ('{"x": %s' % ('{"a":[' * 100_000), "nested too deeply"),
+        ("\xff", "is not valid JSON"),
+    ],
+)
+def test_json_that_is_none_of_ours(tmp_path, text, message):
+    path = tmp_path / "x.json"
+    path.write_bytes(text.encode("latin-1"))
+    with pytest.raises(CheckpointError, match=message) as error:
+        read_json(path)
+    assert str(path) in str(error.value)
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 500
 
 
 def test_files_that_are_not_listed_are_ignored(tmp_path):

@@ -1,6 +1,7 @@
 """Which evaluation is a run's score: one rule, for reports and ablations alike."""
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -112,13 +113,37 @@ GOOD: dict[str, Any] = {
             for games in (None, "500", 500.5, True, [500])
         ),
         *(json.dumps(GOOD | {"summary": s}) for s in ("the mean", {"mean": None}, {"mean": "1"})),
+        *(json.dumps(GOOD | {"summary": {"mean": mean}}) for mean in (True, [], 10**400)),
+        *(json.dumps(GOOD | {"step": step}) for step in (True, str(STEP), float(STEP), [STEP])),
+        *(json.dumps(GOOD | {"created": created}) for created in (3, ["2026"], {})),
+        json.dumps(GOOD).replace("0.5", "NaN"),
+        json.dumps(GOOD | {"deep": 0}).replace("0}", '{"a":' * 50_000),
+        json.dumps(GOOD | {"deep": 0}).replace("0}", "[" * 100 + "]" * 100 + "}"),
     ],
+    ids=lambda text: text[:60],
 )
 def test_damaged_evaluations_do_not_hide_the_others(run: RunDirectory, text: str) -> None:
     run.evaluations.mkdir()
     (run.evaluations / "damaged.json").write_text(text)
     assert means(run) == {None}
     write(run, 0.3)
+    assert means(run) == {0.3}
+
+
+def test_a_damaged_status_hides_nothing(run: RunDirectory) -> None:
+    for text in ("{", "[]", '{"step": "x"}', '{"step": [1]}', '{"step": true}', '{"a":' * 50_000):
+        run.status.write_text(text)
+        assert score(run) is None
+    write(run, 0.3)
+    run.status.write_text(json.dumps({"step": STEP}))
+    assert means(run) == {0.3}
+
+
+def test_an_endless_evaluation_is_not_read(run: RunDirectory) -> None:
+    write(run, 0.3)
+    (run.evaluations / "sparse.json").touch()
+    os.truncate(run.evaluations / "sparse.json", 1 << 40)
+    os.mkfifo(run.evaluations / "pipe.json")
     assert means(run) == {0.3}
 
 

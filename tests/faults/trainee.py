@@ -1,0 +1,154 @@
+"""A training in a process of its own whose environments do what they are told at a step.
+
+python trainee.py RUN AGENT FAULT STEP [FIELD=VALUE ...]
+"""
+
+import ctypes
+import dataclasses
+import json
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+from fwp_rl.agents.impala import IMPALAConfig
+from fwp_rl.agents.ppo import PPOConfig
+from fwp_rl.cores.feedforward import FeedforwardConfig
+from fwp_rl.envs.toy import RecallConfig
+from fwp_rl.experiment import train
+from fwp_rl.models.encoders import MLPConfig
+from fwp_rl.rl import actors
+from fwp_rl.rl.actors import ActorsConfig
+from fwp_rl.training import watchdog
+
+FIELDS: dict[str, Any] = {
+    "env": RecallConfig(),
+    "encoder": MLPConfig(hidden_sizes=(8,)),
+    "core": FeedforwardConfig(),
+    "num_envs": 4,
+    "total_steps": 10**9,
+    "evaluation_games": 0,
+    "video": False,
+    "plain": True,
+    "hang_seconds": 1.0,
+}
+AGENTS = {
+    "ppo": lambda **fields: PPOConfig(rollout_length=8, **fields),
+    "inline": lambda **fields: IMPALAConfig(
+        actors=ActorsConfig(kind="inline"), unroll_length=8, batch_size=4, **fields
+    ),
+    "threads": lambda **fields: IMPALAConfig(unroll_length=8, batch_size=2, **fields),
+}
+
+
+def deadlock() -> None:
+    """In native code, where no signal is a way out."""
+    mutex = ctypes.create_string_buffer(64)  # zeros: PTHREAD_MUTEX_INITIALIZER
+    library = ctypes.CDLL(None)
+    for _ in range(2):
+        library.pthread_mutex_lock(mutex)
+
+
+def spin() -> None:
+    while True:
+        pass
+
+
+FAULTS = {
+    "nothing": lambda: None,
+    "sleep": lambda: time.sleep(10**6),
+    "spin": spin,
+    "deadlock": deadlock,
+    "slow": lambda: time.sleep(0.2),
+    "raise": lambda: 1 // 0,
+    "exit": lambda: sys.exit(0),
+    "segfault": lambda: ctypes.string_at(0),
+    "nohup": lambda: os.kill(os.getpid(), signal.SIGHUP),
+}
+
+
+def plant(fault: str, at: int) -> None:
+    """Have the environments that are made last do it from their ``at``-th step on, and say so."""
+    make = RecallConfig.make
+    lock, steps = threading.Lock(), [0]
+
+    def planted(self: RecallConfig, *given: Any, **more: Any) -> Any:
+        env: Any = make(self, *given, **more)
+        play, mine = env.step, threading.local()
+
+        def step(action: Any) -> Any:
+            with lock:
+                steps[0] += 1
+                mine.due = steps[0] == at or (fault == "slow" and steps[0] > at)
+            if mine.due:
+                print(f"planted: {fault}", flush=True)
+                FAULTS[fault]()
+            return play(action)
+
+        env.step = step
+        return env
+
+    RecallConfig.make = planted  # type: ignore[method-assign]
+
+
+def main(run: str, agent: str, fault: str, at: str, *changes: str) -> None:
+    # what is told to a person is the same, only sooner
+    watchdog.GRACE = watchdog.LEAVE_SECONDS = actors.STEP_SECONDS = 1.0
+    watchdog.TICK = 0.1
+    if fault == "nohup":
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    plant(fault, int(at))
+    fields = dict(FIELDS)
+    for change in changes:
+        name, _, value = change.partition("=")
+        fields[name] = type(fields.get(name) or 0)(value)
+    folder = Path(run)
+    resume = folder if (folder / "config.yaml").exists() else None
+    try:
+        train(dataclasses.replace(AGENTS[agent](**fields), run_dir=run), resume=resume)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def fork(arguments: list[str], output: str) -> int:
+    """Start a training; returns its process."""
+    child = os.fork()
+    if child:
+        return child
+    file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    code = 0
+    try:
+        main(*arguments)
+    except SystemExit as error:
+        code = error.code if isinstance(error.code, int) else 1
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    sys.stdout.flush()
+    os._exit(code)
+
+
+def serve() -> None:
+    from fwp_rl.runs import views  # noqa: F401 (else each would import it)
+
+    for line in sys.stdin:
+        command, *given = json.loads(line)
+        if command == "start":
+            answer = fork(*given)
+        else:
+            answer = os.waitstatus_to_exitcode(os.waitpid(given[0], 0)[1])
+        print(answer, flush=True)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:]:
+        main(*sys.argv[1:])
+    else:
+        serve()
