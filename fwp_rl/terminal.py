@@ -18,7 +18,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-__all__ = ["Progress", "format_count", "format_seconds"]
+__all__ = ["Output", "Progress", "format_count", "format_seconds"]
 
 SHOWN = {
     "charts/episode_return": ("return", "{:.4g}"),
@@ -66,7 +66,7 @@ class Progress:
         self._total = total
         self._title = title
         self._unit = unit
-        self._output = _Output() if console is None and sys.stdout is not None else None
+        self._output = Output() if console is None and sys.stdout is not None else None
         self._console = console or Console(file=cast("TextIO | None", self._output))
         self._plain = plain or not self._console.is_terminal
         self._step = start_step
@@ -176,7 +176,7 @@ class Progress:
         return Group(bar, facts, measures)
 
 
-class _Output(io.TextIOBase):
+class Output(io.TextIOBase):
     """Standard output for a display: whatever happens to it, writing raises nothing.
 
     What its encoding lacks is a question mark. A failure is tried again with the next text, for a

@@ -23,7 +23,7 @@ from fwp_rl.runs.config import TrainConfig
 from fwp_rl.runs.directory import RunDirectory
 from fwp_rl.runs.metrics import read_metrics
 from fwp_rl.runs.presets import experiment, load_preset
-from fwp_rl.runs.results import is_number, paper_evaluation, score
+from fwp_rl.runs.results import paper_evaluation, score
 
 __all__ = ["Evaluation", "PaperEvaluation", "Record", "Records", "Size", "read_records"]
 
@@ -209,7 +209,7 @@ def _score(run: RunDirectory) -> Evaluation | None:
         games=found.games,
         step=found.step,
         interval=_pair(summary.get("interval")),
-        success=rate if is_number(rate) else None,
+        success=rate if _is_number(rate) else None,
         protocol=_protocol(environment) if isinstance(environment, dict) else None,
     )
 
@@ -234,9 +234,13 @@ def _protocol(environment: dict[str, Any]) -> str | None:
 
 
 def _pair(value: Any) -> tuple[float, float] | None:
-    if isinstance(value, list) and len(value) == 2 and all(map(is_number, value)):
+    if isinstance(value, list) and len(value) == 2 and all(map(_is_number, value)):
         return float(value[0]), float(value[1])
     return None
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and abs(value) < 1e300  # no NaN, and a float can hold it
 
 
 def _film(path: Path) -> Path | None:

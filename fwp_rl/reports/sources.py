@@ -8,7 +8,7 @@ from pathlib import Path
 
 from fwp_rl.config import ConfigError
 from fwp_rl.runs.directory import RunDirectory
-from fwp_rl.runs.files import parse_json
+from fwp_rl.runs.files import read_json
 
 __all__ = ["find_runs", "no_runs", "plain", "reason"]
 
@@ -95,7 +95,7 @@ def _labels(file: Path) -> dict[str, dict[str, str]]:
     """Run directory → axis → label, as an ablation.json says. Where it cannot be read, the runs
     speak for themselves."""
     try:
-        cells = parse_json(file.read_bytes(), file)["cells"] if file.is_file() else []
+        cells = read_json(file)["cells"]
         return {
             cell["run"]: {plain(axis): plain(label) for axis, label in cell["labels"].items()}
             for cell in cells

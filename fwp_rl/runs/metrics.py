@@ -140,7 +140,7 @@ class MetricsLogger:
         # a full disk, a server out of reach: each has errors of its own; some packages even exit
         except (Exception, SystemExit) as error:
             self._view = None
-            reason = error.strerror if isinstance(error, OSError) else str(error)
+            reason = error.strerror if isinstance(error, OSError) else " ".join(str(error).split())
             self._warn(
                 f"{self._name} can no longer be written ({reason or type(error).__name__}); "
                 f"training goes on, and {self._path} has every metric"

@@ -9,7 +9,7 @@ from fwp_rl.runs.files import CheckpointError, read_json
 from fwp_rl.runs.policy import saved_step
 from fwp_rl.runs.schema import Evaluation, checked
 
-__all__ = ["Score", "is_number", "paper_evaluation", "score"]
+__all__ = ["Score", "paper_evaluation", "score"]
 
 MOST_BYTES = 1 << 24
 """Of an evaluation: 100,000 games take a third."""
@@ -84,8 +84,6 @@ def _step_of_status(run: RunDirectory) -> int | None:
 def _evaluations(run: RunDirectory) -> Iterator[tuple[Evaluation, dict[str, Any]]]:
     """Those that can be read and have a mean, in the order of their names."""
     for file in sorted(run.evaluations.glob("*.json")):
-        if not file.is_file():  # to read a pipe would take for ever
-            continue
         try:
             result = read_json(file, most=MOST_BYTES)
             yield checked(Evaluation, result, file), result

@@ -58,8 +58,8 @@ def check_logger(logger: LoggerName) -> None:
         wandb.login(verify=False)  # a server out of reach is no reason to refuse
     except Exception as error:
         raise ConfigError(
-            f"logger: got 'wandb', which says: {error} WANDB_MODE=offline takes no login, --logger "
-            "tensorboard no account"
+            f"logger: got 'wandb', which says: {error} WANDB_MODE=offline takes no login; or use "
+            "--logger tensorboard"
         ) from error
 
 
