@@ -89,8 +89,3 @@ def _evaluations(run: RunDirectory) -> Iterator[tuple[Evaluation, dict[str, Any]
             yield checked(Evaluation, result, file), result
         except (OSError, CheckpointError):
             continue  # the others count
-
-
-def is_number(value: Any) -> bool:
-    """Whether what a file holds is a number to calculate with."""
-    return type(value) in (int, float) and abs(value) < 1e300  # no NaN, and a float can hold it
