@@ -63,7 +63,7 @@ def test_what_is_no_run_is_named_and_left_out(
     tmp_path: Path, make_run: MakeRun, capsys: pytest.CaptureFixture[str]
 ) -> None:
     good, corrupt, unknown = make_run(), make_run("lstm"), make_run("gru")
-    (corrupt / "config.yaml").write_text("{")
+    (corrupt / "status.json").write_text("{")
     config = unknown / "config.yaml"
     config.write_text(config.read_text().replace("name: gru", "name: of_tomorrow"))
     foreign = tmp_path / "runs" / "holiday-pictures"
