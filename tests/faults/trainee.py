@@ -158,8 +158,14 @@ def fork(arguments: list[str], output: str) -> int:
 
 
 def serve() -> None:
+    # what each training would import by itself
+    import matplotlib.backends.backend_agg
+    import matplotlib.figure
+    import torch._dynamo
+
     import fwp_rl.commands.train
-    import fwp_rl.runs.views  # noqa: F401 (else each would import them)
+    import fwp_rl.reports.plots
+    import fwp_rl.runs.views  # noqa: F401
 
     for line in sys.stdin:
         command, *given = json.loads(line)
