@@ -21,7 +21,7 @@ from fwp_rl.ablation.display import Display, Row, in_words
 from fwp_rl.ablation.estimate import crowded, remaining_seconds
 from fwp_rl.ablation.folder import AblationFolder, CellProgress
 from fwp_rl.ablation.grid import Cell, Grid
-from fwp_rl.runs.crashes import CRASH_LOG
+from fwp_rl.runs.crashes import crash_trace
 from fwp_rl.runs.signals import StopRequest
 
 __all__ = ["run_grid", "worker_environment"]
@@ -152,9 +152,9 @@ class _Runner:
             last = worker.attempt >= ATTEMPTS
             how, log = _how_it_ended(code), self.folder.log(cell)
             said = self.folder.log_tail(cell)
-            crash = self.folder.run(cell).path / CRASH_LOG
-            if -code in CRASHES and crash.is_file():
-                how += f"; {crash} says where"
+            trace = crash_trace(self.folder.run(cell).path)
+            if -code in CRASHES and trace is not None:
+                how += f"; {trace} says where"
             self._record(
                 cell,
                 "failed" if last else "crashed",

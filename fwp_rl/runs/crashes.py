@@ -6,17 +6,27 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-__all__ = ["CRASH_LOG", "trace_crashes"]
+__all__ = ["crash_trace", "trace_crashes"]
 
 CRASH_LOG = "crash.log"
+
+
+def crash_trace(directory: Path) -> Path | None:
+    """The trace that a crash left in a run directory; None where there was none. A process that was
+    killed leaves an empty file, which tells nothing."""
+    path = directory / CRASH_LOG
+    try:
+        return path if path.stat().st_size else None
+    except OSError:
+        return None
 
 
 @contextmanager
 def trace_crashes(directory: Path) -> Iterator[None]:
     """Have a fatal signal (a segfault, an abort) write every thread's stack to ``crash.log``.
 
-    The file is there only after a crash. Nothing is changed where it cannot be written, and where
-    somebody has such traces written elsewhere already.
+    The file holds something only after a crash. Nothing is changed where it cannot be written, and
+    where somebody has such traces written elsewhere already.
     """
     path = directory / CRASH_LOG
     try:

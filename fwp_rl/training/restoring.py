@@ -10,7 +10,7 @@ from torch import nn
 
 from fwp_rl.runs.checkpoint import Checkpoint, newest_good
 from fwp_rl.runs.config import TrainConfig
-from fwp_rl.runs.crashes import CRASH_LOG
+from fwp_rl.runs.crashes import crash_trace
 from fwp_rl.runs.directory import RunDirectory, RunError
 from fwp_rl.runs.files import CheckpointError
 from fwp_rl.runs.keeping import STATE
@@ -76,8 +76,8 @@ def restore(
     identity = _identity(run, notes)
     _refuse_strangers(run, before, checkpoint, identity, notes)
     checkpoint.restore(policy, optimizer, generators)
-    if (run.path / CRASH_LOG).exists():
-        notes.append(f"WARNING: the last session crashed; {run.path / CRASH_LOG} says where")
+    if (trace := crash_trace(run.path)) is not None:
+        notes.append(f"WARNING: an earlier session crashed; {trace} says where")
     notes.append(f"Resumed at step {checkpoint.step:,} from {checkpoint.path}")
     if config.total_steps != before.total_steps:
         notes.append(

@@ -1,11 +1,15 @@
-"""Trainings that are hurt, each in a process of its own."""
+"""Trainings that are hurt, each in a process of its own.
+
+FWP_RL_FAULT_RESULTS names a file that long tests append what they counted to, one line of JSON
+each.
+"""
 
 import json
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +66,7 @@ class Server:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env=os.environ | {"PYTHONUNBUFFERED": "1"},
+            env=os.environ | {"PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"},
         )
 
     def ask(self, *command: Any) -> int:
@@ -76,6 +80,7 @@ class Server:
         self, folder: Path, agent: str, fault: str, *changes: str, at: int = 100, run: str = "run"
     ) -> Trainee:
         """Train in ``folder/run``; the environments do what ``fault`` says at step ``at``."""
+        folder.mkdir(exist_ok=True)
         output = folder / f"said-{time.monotonic_ns()}"
         return Trainee(self, [str(folder / run), agent, fault, str(at), *changes], output)
 
@@ -85,3 +90,16 @@ def server() -> Iterator[Server]:
     server = Server()
     yield server
     server.process.communicate()
+
+
+@pytest.fixture
+def record() -> Callable[[str, Mapping[str, Any]], None]:
+    """Tell what a long test has counted."""
+
+    def tell(name: str, facts: Mapping[str, Any]) -> None:
+        print(f"\n{name}: " + ", ".join(f"{key} {value}" for key, value in facts.items()))
+        if file := os.environ.get("FWP_RL_FAULT_RESULTS"):
+            with open(file, "a") as results:
+                results.write(json.dumps({"test": name, **facts}) + "\n")
+
+    return tell

@@ -1,10 +1,14 @@
 """A training in a process of its own whose environments do what they are told at a step.
 
 python trainee.py RUN AGENT FAULT STEP [FIELD=VALUE ...]
+
+AGENT  of those below; with "cli-" before it, trained by the command line
+FAULT  of those here or of ``disks.py``; ``NAME:STEPS`` is over after so many steps
 """
 
 import ctypes
 import dataclasses
+import functools
 import json
 import os
 import signal
@@ -15,6 +19,10 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+import disks
+import yaml
+
+from fwp_rl import cli
 from fwp_rl.agents.impala import IMPALAConfig
 from fwp_rl.agents.ppo import PPOConfig
 from fwp_rl.cores.feedforward import FeedforwardConfig
@@ -23,6 +31,7 @@ from fwp_rl.experiment import train
 from fwp_rl.models.encoders import MLPConfig
 from fwp_rl.rl import actors
 from fwp_rl.rl.actors import ActorsConfig
+from fwp_rl.runs.presets import config_to_dict
 from fwp_rl.training import watchdog
 
 FIELDS: dict[str, Any] = {
@@ -71,8 +80,11 @@ FAULTS = {
 }
 
 
-def plant(fault: str, at: int) -> None:
+def plant(fault: str, at: int, run: Path) -> None:
     """Have the environments that are made last do it from their ``at``-th step on, and say so."""
+    fault, _, steps_long = fault.partition(":")
+    act = FAULTS.get(fault) or functools.partial(disks.FAULTS[fault], run)
+    end = at + int(steps_long) if steps_long else None
     make = RecallConfig.make
     lock, steps = threading.Lock(), [0]
 
@@ -84,9 +96,13 @@ def plant(fault: str, at: int) -> None:
             with lock:
                 steps[0] += 1
                 mine.due = steps[0] == at or (fault == "slow" and steps[0] > at)
+                mine.over = steps[0] == end
             if mine.due:
                 print(f"planted: {fault}", flush=True)
-                FAULTS[fault]()
+                act()
+            if mine.over:
+                disks.MENDED[fault](run)
+                print(f"mended: {fault}", flush=True)
             return play(action)
 
         env.step = step
@@ -101,15 +117,21 @@ def main(run: str, agent: str, fault: str, at: str, *changes: str) -> None:
     watchdog.TICK = 0.1
     if fault == "nohup":
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    plant(fault, int(at))
+    if fault.startswith("read-only"):
+        disks.obey_modes()
+    plant(fault, int(at), Path(run))
     fields = dict(FIELDS)
     for change in changes:
         name, _, value = change.partition("=")
-        fields[name] = type(fields.get(name) or 0)(value)
-    folder = Path(run)
-    resume = folder if (folder / "config.yaml").exists() else None
+        fields[name] = json.loads(value)
+    config = dataclasses.replace(AGENTS[agent.removeprefix("cli-")](**fields), run_dir=run)
+    if agent.startswith("cli-"):
+        preset = Path(f"{run}.yaml")
+        preset.write_text(yaml.safe_dump(config_to_dict(config)))
+        cli.main(["train", str(preset), "--resume", "auto"])
+        return
     try:
-        train(dataclasses.replace(AGENTS[agent](**fields), run_dir=run), resume=resume)
+        train(config, resume="auto")
     except KeyboardInterrupt:
         sys.exit(130)
 
@@ -136,7 +158,14 @@ def fork(arguments: list[str], output: str) -> int:
 
 
 def serve() -> None:
-    from fwp_rl.runs import views  # noqa: F401 (else each would import it)
+    # what each training would import by itself
+    import matplotlib.backends.backend_agg
+    import matplotlib.figure
+    import torch._dynamo
+
+    import fwp_rl.commands.train
+    import fwp_rl.reports.plots
+    import fwp_rl.runs.views  # noqa: F401
 
     for line in sys.stdin:
         command, *given = json.loads(line)
