@@ -73,6 +73,44 @@ def test_a_signal_stops_between_two_steps(name, server, tmp_path):
     assert trainee.said.count("planted") <= 4
 
 
+EVALUATING = "evaluation_games=3", "hang_seconds=0"
+
+
+@pytest.mark.parametrize("fault", ["slow", "deadlock"])
+@pytest.mark.parametrize("agent", ["ppo", "threads"])
+def test_a_signal_during_an_evaluation_saves_and_stops(agent, fault, server, tmp_path):
+    trainee = server.start(
+        tmp_path, agent, f"evaluating/{fault}", "evaluate_every=100", *EVALUATING, at=2
+    )
+    trainee.wait_for("planted")
+    trainee.send(signal.SIGTERM)
+    assert trainee.wait() == 143, trainee.said
+    assert trainee.status["state"] == "stopped"
+    assert trainee.saved_step >= AT
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_a_signal_during_the_evaluation_at_the_end_stops_that(name, server, tmp_path):
+    trainee = server.start(tmp_path, "ppo", "evaluating/slow", "total_steps=100", *EVALUATING, at=2)
+    trainee.wait_for("planted")
+    trainee.send(signal.Signals[name])
+    assert trainee.wait() == 128 + signal.Signals[name], trainee.said
+    assert f"{name}: stopping; the trained policy is saved" in trainee.said
+    assert trainee.status["state"] == "finished"
+    assert trainee.saved_step >= AT
+
+
+@pytest.mark.parametrize("agent", AGENTS)
+def test_environments_that_do_not_close_cannot_hold_up_a_stop(agent, server, tmp_path):
+    trainee = server.start(tmp_path, agent, "closing/deadlock", "hang_seconds=0")
+    trainee.wait_for("/1G")  # it trains
+    trainee.send(signal.SIGTERM)
+    trainee.wait_for("planted")
+    assert trainee.wait() == 143, trainee.said
+    assert trainee.status["state"] == "stopped"
+    assert trainee.saved_step > 0
+
+
 def test_a_hangup_under_nohup_is_ignored(server, tmp_path):
     trainee = server.start(tmp_path, "ppo", "nohup", f"total_steps={8 * AT}")
     assert trainee.wait() == 0, trainee.said

@@ -80,8 +80,16 @@ FAULTS = {
 }
 
 
+EVALUATION_GAMES = 3
+"""And so many environments: training has more, and actors fewer."""
+
+
 def plant(fault: str, at: int, run: Path) -> None:
-    """Have the environments that are made last do it from their ``at``-th step on, and say so."""
+    """Have the environments that are made last do it from their ``at``-th step on, and say so.
+
+    ``evaluating/FAULT`` is of the environments of evaluations, ``closing/FAULT`` of closing some.
+    """
+    place, _, fault = fault.rpartition("/")
     fault, _, steps_long = fault.partition(":")
     act = FAULTS.get(fault) or functools.partial(disks.FAULTS[fault], run)
     end = at + int(steps_long) if steps_long else None
@@ -90,6 +98,11 @@ def plant(fault: str, at: int, run: Path) -> None:
 
     def planted(self: RecallConfig, *given: Any, **more: Any) -> Any:
         env: Any = make(self, *given, **more)
+        if place == "closing" and env.num_envs > 1:  # one is made to see whether it can be
+            env.close = lambda: (print(f"planted: {fault}", flush=True), act())
+            return env
+        if place == "evaluating" and env.num_envs != EVALUATION_GAMES:
+            return env
         play, mine = env.step, threading.local()
 
         def step(action: Any) -> Any:
@@ -114,7 +127,7 @@ def plant(fault: str, at: int, run: Path) -> None:
 def main(run: str, agent: str, fault: str, at: str, *changes: str) -> None:
     # what is told to a person is the same, only sooner
     watchdog.GRACE = watchdog.LEAVE_SECONDS = actors.STEP_SECONDS = 1.0
-    watchdog.TICK = 0.1
+    watchdog.TICK, watchdog.CLOSE_SECONDS = 0.1, 1.0
     if fault == "nohup":
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
     if fault.startswith("read-only"):
@@ -159,9 +172,6 @@ def fork(arguments: list[str], output: str) -> int:
 
 def serve() -> None:
     # what each training would import by itself
-    import matplotlib.backends.backend_agg
-    import matplotlib.figure
-    import torch._dynamo
 
     import fwp_rl.commands.train
     import fwp_rl.reports.plots
