@@ -18,7 +18,6 @@ import torch
 
 from fwp_rl.cores import CORES
 from fwp_rl.envs import Game
-from fwp_rl.evaluation import in_words
 from fwp_rl.machine import choose_device, keep_freed_memory, limit_threads
 from fwp_rl.models.policy import Policy
 from fwp_rl.rl.collector import Stopwatch
@@ -36,6 +35,7 @@ from fwp_rl.runs.signals import StopRequest, StopTraining
 from fwp_rl.runs.views import check_logger
 from fwp_rl.terminal import Progress
 from fwp_rl.training.evaluations import Evaluations
+from fwp_rl.training.log import TrainingLog
 from fwp_rl.training.restoring import restore
 from fwp_rl.training.scores import TrainingScores
 from fwp_rl.training.watchdog import Watchdog
@@ -90,10 +90,9 @@ class TrainingSession:
         self._watchdog = Watchdog(self._stop, hang_seconds=config.hang_seconds, rescue=self._rescue)
         self._cleanup = ExitStack()
         self._scores = TrainingScores(config.env, config.num_envs)
-        self._unlogged: list[tuple[int, Mapping[str, float]]] = []
         self._milestone = 0
         self._told: set[str] = set()
-        self._logged = self._saved = time.monotonic()
+        self._saved = time.monotonic()
         self._saved_step = -1
         self._failed_saves = 0
         self._run: RunDirectory | None = None
@@ -149,7 +148,7 @@ class TrainingSession:
         self._write_status("running")
         self._cleanup.enter_context(trace_crashes(self.path))
         # Drops the rows after the checkpoint, so it follows the restore.
-        self._logger = self._cleanup.enter_context(
+        logger = self._cleanup.enter_context(
             MetricsLogger(
                 self.path,
                 start_step=self.step,
@@ -162,7 +161,7 @@ class TrainingSession:
         self._cleanup.callback(self._watchdog.end)
         self._watchdog.start()
         core = CORES.name_of(type(self.config.core))
-        self._progress = self._cleanup.enter_context(
+        progress = self._cleanup.enter_context(
             Progress(
                 self.config.total_steps,
                 title=f"{self._task()}, {core}",
@@ -170,17 +169,17 @@ class TrainingSession:
                 plain=self.config.plain,
             )
         )
+        self._log = TrainingLog(logger, progress, self.stopwatch, every=self.config.log_every)
         for note in (*notes, f"Run directory: {self.path}"):
-            self._progress.message(note)
+            self._log.message(note)
         if self.resume is None:
             # so that a run can be resumed, and its policy loaded, from its first second on
             self.save()
         else:
             # whatever became of the policy folder, it now holds the checkpoint's weights
             self._save_policy()
-        # What came before is no training: the first row's speed starts here.
-        self._logged = self._saved = time.monotonic()
-        self.stopwatch.take()
+        self._saved = time.monotonic()
+        self._log.start()
 
     def env_seeds(self, count: int) -> list[int]:
         """Seeds for ``count`` environments. A resumed run plays new episodes: emulators cannot be
@@ -226,9 +225,8 @@ class TrainingSession:
         what was logged since the last row."""
         self.step += steps
         self._scores.enter(games)
-        self._unlogged.append((steps, metrics))
-        if len(self._unlogged) >= self.config.log_every:
-            self._write_row()
+        if self._log.add(steps, metrics):
+            self._log.write(self.step, self._scores.metrics())
 
     def save_if_due(self) -> None:
         """What is due after an update: an evaluation, and a checkpoint after it, at a multiple of
@@ -268,8 +266,8 @@ class TrainingSession:
 
     def warn(self, text: str) -> None:
         """Tell the user, whatever state the display is in."""
-        if hasattr(self, "_progress"):
-            self._progress.message(f"WARNING: {text}")
+        if hasattr(self, "_log"):
+            self._log.message(f"WARNING: {text}")
         else:
             warnings.warn(text, stacklevel=2)
 
@@ -294,8 +292,8 @@ class TrainingSession:
                 try:
                     if stopped:
                         self.save()
-                    if self._unlogged:
-                        self._write_row()
+                    if hasattr(self, "_log"):
+                        self._log.write(self.step, self._scores.metrics())
                     if stopped or isinstance(error, KeyboardInterrupt):
                         state = "stopped"
                     elif error is None:
@@ -352,36 +350,7 @@ class TrainingSession:
             result = self._evaluations.evaluate(
                 self._policy, self.step, pulse=pulse, run=self._identity, warn=self.warn
             )
-        # None of this was training: it counts neither as time nor against the speed.
-        spent = time.monotonic() - start
-        self._logged += spent
-        self._logger.pause(spent)
-        self._progress.pause(spent)
-        self.stopwatch.take()
-        summary = result["summary"]
-        row = {"evaluation/mean_return": summary["mean"]}
-        if summary["interval"] is not None:
-            low, high = summary["interval"]
-            row |= {"evaluation/interval_low": low, "evaluation/interval_high": high}
-        if summary["success"] is not None:
-            row["evaluation/success_rate"] = summary["success"]["rate"]
-        self._logger.log(self.step, row)
-        self._progress.message(
-            f"Evaluation at step {self.step:,}: {in_words(summary)}, "
-            f"{len(result['returns'])} games, {spent:.0f} s"
-        )
-
-    def _write_row(self) -> None:
-        rows, self._unlogged = self._unlogged, []
-        now = time.monotonic()
-        elapsed, self._logged = max(now - self._logged, 1e-9), now
-        row = _merged([metrics for _, metrics in rows])
-        row |= self._scores.metrics()
-        row["charts/steps_per_second"] = sum(steps for steps, _ in rows) / elapsed
-        for activity, seconds in self.stopwatch.take().items():
-            row[f"time/{activity}"] = seconds / elapsed
-        self._logger.log(self.step, row)
-        self._progress.update(self.step, row)
+        self._log.evaluation(self.step, result, time.monotonic() - start)
 
     def _milestone_due(self) -> bool:
         """Whether a multiple of ``keep_checkpoints_every`` was passed since the last one kept."""
@@ -491,16 +460,6 @@ class TrainingSession:
         evaluated = checkpoint.step if state.evaluated is None else state.evaluated
         self._evaluations.restore(checkpoint.step, evaluated)
         return found.notes
-
-
-def _merged(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Means of the updates' metrics; of the largest of something, the largest."""
-    merged = {}
-    for name in dict.fromkeys(name for row in rows for name in row):
-        values = [row[name] for row in rows if name in row]
-        largest = name.endswith(("_max", "_deviation"))
-        merged[name] = max(values) if largest else sum(values) / len(values)
-    return merged
 
 
 def _reason(error: OSError) -> str:
