@@ -46,7 +46,7 @@ FIELDS: dict[str, Any] = {
     "hang_seconds": 1.0,
 }
 AGENTS = {
-    "ppo": lambda **fields: PPOConfig(rollout_length=8, **fields),
+    "ppo": lambda **fields: PPOConfig(rollout_length=8, epochs=1, minibatches=1, **fields),
     "inline": lambda **fields: IMPALAConfig(
         actors=ActorsConfig(kind="inline"), unroll_length=8, batch_size=4, **fields
     ),
@@ -159,9 +159,6 @@ def fork(arguments: list[str], output: str) -> int:
 
 def serve() -> None:
     # what each training would import by itself
-    import matplotlib.backends.backend_agg
-    import matplotlib.figure
-    import torch._dynamo
 
     import fwp_rl.commands.train
     import fwp_rl.reports.plots
