@@ -268,7 +268,8 @@ class RunDirectory:
             write_json(holder, {"pid": os.getpid(), "host": socket.gethostname()})
             yield
         finally:
-            holder.unlink(missing_ok=True)
+            with suppress(OSError):  # what ended the training is to be heard
+                holder.unlink()
             lock.release()
 
 

@@ -9,6 +9,7 @@ FAULT  of those here or of ``disks.py``; ``NAME:STEPS`` is over after so many st
 import ctypes
 import dataclasses
 import functools
+import gc
 import json
 import os
 import signal
@@ -32,7 +33,7 @@ from fwp_rl.models.encoders import MLPConfig
 from fwp_rl.rl import actors
 from fwp_rl.rl.actors import ActorsConfig
 from fwp_rl.runs.presets import config_to_dict
-from fwp_rl.training import watchdog
+from fwp_rl.training import session, watchdog
 
 FIELDS: dict[str, Any] = {
     "env": RecallConfig(),
@@ -46,7 +47,7 @@ FIELDS: dict[str, Any] = {
     "hang_seconds": 1.0,
 }
 AGENTS = {
-    "ppo": lambda **fields: PPOConfig(rollout_length=8, **fields),
+    "ppo": lambda **fields: PPOConfig(rollout_length=8, epochs=1, minibatches=1, **fields),
     "inline": lambda **fields: IMPALAConfig(
         actors=ActorsConfig(kind="inline"), unroll_length=8, batch_size=4, **fields
     ),
@@ -127,7 +128,8 @@ def plant(fault: str, at: int, run: Path) -> None:
 def main(run: str, agent: str, fault: str, at: str, *changes: str) -> None:
     # what is told to a person is the same, only sooner
     watchdog.GRACE = watchdog.LEAVE_SECONDS = actors.STEP_SECONDS = 1.0
-    watchdog.TICK, watchdog.CLOSE_SECONDS = 0.1, 1.0
+    watchdog.CLOSE_SECONDS = 1.0
+    watchdog.TICK = session.RETRY_SECONDS = 0.1
     if fault == "nohup":
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
     if fault.startswith("read-only"):
@@ -177,6 +179,7 @@ def serve() -> None:
     import fwp_rl.reports.plots
     import fwp_rl.runs.views  # noqa: F401
 
+    gc.freeze()  # else each would copy all of it to look for garbage
     for line in sys.stdin:
         command, *given = json.loads(line)
         if command == "start":
