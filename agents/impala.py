@@ -27,7 +27,7 @@ from fwp_rl.models.categorical import entropy, kl_divergence, log_prob
 from fwp_rl.models.policy import Policy
 from fwp_rl.rl.actors import Actors, ActorsConfig, Batch
 from fwp_rl.rl.losses import explained_variance, masked_mean, masked_sum
-from fwp_rl.rl.replay import core_metrics, replay
+from fwp_rl.rl.replay import check_ratio, core_metrics, replay
 from fwp_rl.rl.returns import v_trace
 from fwp_rl.runs.config import AGENTS, TrainConfig
 from fwp_rl.training.optim import clip_gradients, linear_to_zero, set_learning_rate
@@ -55,7 +55,8 @@ class IMPALAConfig(TrainConfig):
     """Environments in a batch: any whose unroll is finished."""
     burn_in: Annotated[int, Range(0)] = 0
     """First steps of each unroll that only bring the stored core state up to date with the
-    present weights: they get no gradient and are left out of the loss."""
+    present weights: they get no gradient and are left out of the loss. Unrolls do not overlap, so
+    that nothing is ever learned from these steps."""
     optimizer: Literal["rmsprop", "adam"] = "rmsprop"
     """RMSProp as in the papers, or Adam."""
     learning_rate: Annotated[float, Range(0, 1, above=True)] = 6e-4
@@ -107,7 +108,7 @@ def train(config: IMPALAConfig, *, resume: Path | None = None) -> Path:
     """Train to ``config.total_steps``; returns the run directory.
 
     ``resume`` continues that run directory from its newest good checkpoint. Ctrl-C and SIGTERM
-    save a checkpoint before they take effect, and so does an actor that fails.
+    save a checkpoint before they take effect, and so does an actor that fails or hangs.
     """
     with (
         TrainingSession(config, resume=resume) as session,
@@ -130,17 +131,16 @@ def train(config: IMPALAConfig, *, resume: Path | None = None) -> Path:
                 generators=action_draws,
                 unroll_length=config.unroll_length,
                 batch_size=config.batch_size,
+                poll=session.poll,
             )
         )
+        for pulse in actors.pulses:
+            session.watch(pulse)
         actors.start(policy)
-        while session.step < config.total_steps and not session.stop_requested:
+        while session.step < config.total_steps:
             # act: the actors do, all the while; here is a batch of what they have finished
-            try:
-                with session.stopwatch("waiting"):
-                    batch = actors.next_batch()
-            except Exception:
-                session.save(policy, optimizer)
-                raise
+            with session.playing(), session.stopwatch("waiting"):
+                batch = actors.next_batch()
 
             # learn: one gradient step
             learning_rate = config.learning_rate
@@ -157,11 +157,13 @@ def train(config: IMPALAConfig, *, resume: Path | None = None) -> Path:
 
             # record: how old the weights were, where the time went, and a checkpoint when due
             metrics |= _lag(batch, actors.version - 1)
+            if not metrics["policy/lag_max"]:  # the weights that played are those that learned
+                check_ratio(metrics["policy/ratio_deviation"], policy, session.warn_once)
             metrics |= {f"time/{name}": share for name, share in batch.shares.items()}
             metrics["optimizer/learning_rate"] = learning_rate
             session.log(int(batch.rollout.mask.sum()), batch.games, metrics)
-            session.save_if_due(policy, optimizer)
-        session.save(policy, optimizer)
+            session.save_if_due()
+        session.save()
     return session.path
 
 
@@ -186,7 +188,7 @@ def _update(
         loss, metrics = impala_loss(config, policy, rollout)
     optimizer.zero_grad()
     loss.backward()
-    metrics["optimizer/gradient_norm"] = clip_gradients(policy, config.max_gradient_norm)
+    metrics["optimizer/gradient_norm"] = clip_gradients(policy, config.max_gradient_norm, rollout)
     optimizer.step()
     return {name: value.item() for name, value in metrics.items()} | core_metrics(records)
 

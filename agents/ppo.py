@@ -27,7 +27,8 @@ from fwp_rl.models.categorical import entropy, kl_divergence, log_prob
 from fwp_rl.models.policy import Policy
 from fwp_rl.rl.collector import Actor, Collector
 from fwp_rl.rl.losses import explained_variance, masked_mean, normalize
-from fwp_rl.rl.replay import core_metrics, replay, select_columns
+from fwp_rl.rl.pulse import Pulse
+from fwp_rl.rl.replay import check_ratio, core_metrics, replay, select_columns
 from fwp_rl.rl.returns import gae
 from fwp_rl.runs.config import AGENTS, TrainConfig
 from fwp_rl.training.optim import clip_gradients, linear_to_zero, set_learning_rate
@@ -51,7 +52,8 @@ class PPOConfig(TrainConfig):
     """Gradient steps per pass; each takes num_envs / minibatches environments."""
     burn_in: Annotated[int, Range(0)] = 0
     """First steps of each rollout that only bring the stored core state up to date with the
-    present weights: they get no gradient and are left out of the loss."""
+    present weights: they get no gradient and are left out of the loss. Rollouts do not overlap, so
+    that nothing is ever learned from these steps."""
     learning_rate: Annotated[float, Range(0, 1, above=True)] = 2.5e-4
     """Adam's learning rate."""
     adam_epsilon: Annotated[float, Range(0, 1, above=True)] = 1e-5
@@ -89,6 +91,13 @@ class PPOConfig(TrainConfig):
                 f"burn_in: got {self.burn_in}, expected less than "
                 f"rollout_length = {self.rollout_length}"
             )
+        counted = (self.rollout_length - self.burn_in) * self.num_envs // self.minibatches
+        if self.normalize_advantages and counted < 2:
+            raise ConfigError(
+                "minibatches: one step after burn_in is left in each, whose advantage, normalised, "
+                "is 0 and teaches the policy nothing; expected 2 or more, better 16: take fewer "
+                "minibatches, a longer rollout, or normalize_advantages false"
+            )
 
     def train(self, *, resume: Path | None = None) -> Path:
         return train(self, resume=resume)
@@ -98,7 +107,7 @@ def train(config: PPOConfig, *, resume: Path | None = None) -> Path:
     """Train to ``config.total_steps``; returns the run directory.
 
     ``resume`` continues that run directory from its newest good checkpoint. Ctrl-C and SIGTERM
-    save a checkpoint before they take effect.
+    save a checkpoint before they take effect, and so does an environment that fails or hangs.
     """
     with TrainingSession(config, resume=resume) as session:
         policy = Policy(config, config.env.spec()).to(session.device)
@@ -109,12 +118,14 @@ def train(config: PPOConfig, *, resume: Path | None = None) -> Path:
         minibatch_draws = session.generator("minibatch")
         session.begin(policy, optimizer)
         env = session.closing(config.env.make(config.num_envs, session.env_seeds(config.num_envs)))
-        actor = Actor(policy, env, generator=action_draws, stopwatch=session.stopwatch)
+        pulse = session.watch(Pulse("the environments", session.poll))
+        actor = Actor(policy, env, generator=action_draws, stopwatch=session.stopwatch, pulse=pulse)
         collector = Collector(actor, config.rollout_length)
 
-        while session.step < config.total_steps and not session.stop_requested:
+        while session.step < config.total_steps:
             # act: T steps of every environment
-            rollout, games = collector.collect()
+            with session.playing():
+                rollout, games = collector.collect()
 
             # bootstrap: the value of what comes next, and from it targets and advantages
             with recording() as records:
@@ -145,14 +156,15 @@ def train(config: PPOConfig, *, resume: Path | None = None) -> Path:
                 )
 
             # record: the log, and a checkpoint when its time has come
+            check_ratio(metrics["policy/ratio_deviation"], policy, session.warn_once)
             metrics |= core_metrics(records)
             metrics["optimizer/learning_rate"] = learning_rate
             metrics["value/explained_variance"] = explained_variance(
                 rollout.value, value_target, rollout.mask
             ).item()
             session.log(int(rollout.mask.sum()), games, metrics)
-            session.save_if_due(policy, optimizer)
-        session.save(policy, optimizer)
+            session.save_if_due()
+        session.save()
     return session.path
 
 
@@ -179,7 +191,9 @@ def _update(
             )
             optimizer.zero_grad()
             loss.backward()
-            metrics["optimizer/gradient_norm"] = clip_gradients(policy, config.max_gradient_norm)
+            metrics["optimizer/gradient_norm"] = clip_gradients(
+                policy, config.max_gradient_norm, rollout
+            )
             optimizer.step()
             if not history:
                 ratio_deviation = metrics["policy/ratio_deviation"]

@@ -47,6 +47,7 @@ def examine() -> bool:
     console.print(f"[bold]fwp_rl {fwp_rl.__version__}[/] at {Path(fwp_rl.__file__).parent}")
     known = facts()
     made_by = f", commit {known['commit']}" if known["commit"] else ""
+    made_by += ", with changes" if known["dirty"] else ""
     console.print(
         f"  python {known['versions']['python']}, {known['versions']['platform']}{made_by}"
     )

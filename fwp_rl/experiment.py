@@ -6,44 +6,89 @@
 
 import json
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console
 
+from fwp_rl.config import ConfigError
 from fwp_rl.evaluation import evaluate, evaluation_table
 from fwp_rl.filming import record_video
 from fwp_rl.reports.plots import learning_curve
+from fwp_rl.rl.pulse import Pulse
 from fwp_rl.runs.config import TrainConfig
+from fwp_rl.runs.directory import RunDirectory
 from fwp_rl.runs.policy import load_saved
+from fwp_rl.runs.presets import first_change, load_preset
+from fwp_rl.runs.resuming import clear_unsaved, has_work, is_complete
+from fwp_rl.runs.signals import StopRequest, StopTraining
 from fwp_rl.runs.views import open_view
+from fwp_rl.training.restoring import RESUME_MAY_CHANGE
 
 __all__ = ["finish", "train"]
 
 
-def train(config: TrainConfig, *, resume: Path | None = None) -> Path:
+def train(config: TrainConfig, *, resume: Path | Literal["auto"] | None = None) -> Path:
     """Train, then evaluate, draw and film as the config says; returns the run directory.
 
-    resume  a run directory to go on with, from its newest good checkpoint
+    resume  a run directory to go on with, from its newest good checkpoint. ``"auto"``: the one that
+            ``config.run_dir`` names, if there is a run in it, else a new run starts there; where it
+            is complete, evaluation included, that is said and nothing else is done
 
     Ctrl-C and SIGTERM save a checkpoint and end the process's work there: nothing follows. RunError
     where the run directory cannot be used, CheckpointError where no checkpoint in it can.
     """
+    if resume == "auto":
+        if config.run_dir is None:
+            raise ConfigError("run_dir: is missing; resume auto goes by it: give --run-dir")
+        run = RunDirectory(Path(config.run_dir))
+        config = replace(config, run_dir=str(run.path))
+        if _is_complete(run, config):
+            print(
+                f"{run.path}: is complete at {config.total_steps:,} steps; a larger --total-steps "
+                "extends it"
+            )
+            return run.path
+        clear_unsaved(run)
+        resume = run.path if has_work(run) else None
     path = config.train(resume=resume)
     finish(path, config)
     return path
 
 
+def _is_complete(run: RunDirectory, config: TrainConfig) -> bool:
+    """A run that is another experiment is not: resuming refuses it."""
+    if not is_complete(run, config):
+        return False
+    return first_change(load_preset(run.config), config, without=RESUME_MAY_CHANGE) is None
+
+
 def finish(path: Path, config: TrainConfig) -> None:
-    """What follows training: an evaluation, the learning curve, a video, and these in the log."""
+    """What follows training: an evaluation, the learning curve, a video, and these in the log.
+    A stop signal ends it between two steps of play, by KeyboardInterrupt or SystemExit."""
+    with StopRequest("stopping; the trained policy is saved") as stop, suppress(StopTraining):
+        _finish(path, config, stop)
+    if stop.exit_code == 130:
+        raise KeyboardInterrupt
+    if stop.requested:
+        raise SystemExit(stop.exit_code)
+
+
+def _finish(path: Path, config: TrainConfig, stop: StopRequest) -> None:
     console = Console(markup=False, highlight=False)
     made = [path / "policy"]
     result = None
 
+    def check() -> None:
+        if stop.requested:
+            raise StopTraining
+
     def attempt(what: str, make: Callable[[], Path | None]) -> None:
         """A finished training is not to fail for a picture."""
+        check()
         try:
             file = make()
             made.extend([] if file is None else [file])
@@ -51,9 +96,15 @@ def finish(path: Path, config: TrainConfig) -> None:
             console.print(f"No {what}: {type(error).__name__}: {error}", soft_wrap=True)
 
     if config.evaluation_games:
-        result = evaluate(path, games=config.evaluation_games, device=config.device)
+        result = evaluate(
+            path,
+            games=config.evaluation_games,
+            device=config.device,
+            warn=lambda text: console.print(text, soft_wrap=True),
+            pulse=Pulse("the evaluation's environments", check),
+        )
         console.print(evaluation_table(result))
-        made.append(Path(result["file"]))
+        made.extend([Path(result["file"])] if result["file"] is not None else [])
     attempt("learning curve", lambda: learning_curve(path, evaluation=result))
     if config.video and config.env.frame_rate() is not None:
         attempt("video", lambda: record_video(path, device=config.device))

@@ -2,14 +2,20 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fwp_rl.config import ConfigError
 from fwp_rl.cores import CORES
-from fwp_rl.evaluation import make_actor, open_policy, run_of
+from fwp_rl.evaluation import (
+    Which,
+    check_writable,
+    checkpoint_label,
+    make_actor,
+    open_policy,
+    run_of,
+)
 from fwp_rl.machine import choose_device
 from fwp_rl.reports.memory_film import MemoryFilm
 from fwp_rl.reports.moments import play, screen_of
@@ -27,7 +33,7 @@ def record_video(
     path: str | Path,
     *,
     greedy: bool = False,
-    checkpoint: Literal["last", "best"] = "last",
+    checkpoint: Which = "last",
     seed: int = 0,
     device: str = "auto",
     games: int = 1,
@@ -38,10 +44,14 @@ def record_video(
 ) -> Path:
     """Film ``games`` whole games, or the first ``max_seconds`` of them; returns the file's path.
 
-    memory  show the core's memory, rates, value and actions beside the game; else the game alone
-    still   a PNG sheet of four moments in place of a film
-    output  by default under the run's videos/; mp4 where av is installed (extra ``video``), else
-            GIF
+    checkpoint  of the run: its last, its best, or that of so many environment steps
+    memory      show the core's memory, rates, value and actions beside the game; else the game
+                alone
+    still       a PNG sheet of four moments in place of a film
+    output      by default under the run's videos/; mp4 where av is installed (extra ``video``),
+                else GIF
+
+    ConfigError for what cannot be filmed, OSError where the file cannot be written: before play.
     """
     kinds = (".png",) if still else (".mp4", ".gif")
     if output is not None and Path(output).suffix not in kinds:
@@ -60,11 +70,12 @@ def record_video(
     if output is None:
         run = run_of(saved.path)
         folder = run / "videos" if run else Path()
-        name = f"{checkpoint}-seed{seed}" + ("" if memory else "-game")
+        name = f"{checkpoint_label(saved, checkpoint)}-seed{seed}" + ("" if memory else "-game")
         output = folder / f"{name}{'.png' if still else '.mp4'}"
+    check_writable(Path(output))
     env = saved.env.make(1, env_seeds(seed, 1, stream="video"), render=rate is not None)
     try:
-        actor = make_actor(saved, env, greedy=greedy, seed=seed, device=where)
+        actor = make_actor(saved.policy, env, greedy=greedy, seed=seed, device=where)
         if not memory:
             return write_video(_frames(actor, games, limit), Path(output), fps)
         moments = play(

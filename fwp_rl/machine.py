@@ -28,6 +28,7 @@ __all__ = [
     "choose_device",
     "commit",
     "cpu_threads",
+    "dirty",
     "facts",
     "keep_freed_memory",
     "limit_threads",
@@ -38,6 +39,7 @@ __all__ = [
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 _ONE_GIB = 1 << 30
+_SHARE = "FWP_RL_CORES"
 _PACKAGES = ("fwp-rl", "torch", "numpy", "numba", "envpool", "ale-py", "gymnasium")
 
 
@@ -73,17 +75,19 @@ def choose_device(name: str, *, field: str = "device") -> torch.device:
 
 def usable_cores(root: Path = Path("/")) -> int:
     """The cores that this process may use, one at least: those of its affinity (``taskset``,
-    Slurm), and no more than a container's quota pays for, rounded down.
+    Slurm), no more than a container's quota pays for, rounded down, and no more than the variable
+    FWP_RL_CORES says, which is how processes beside each other get a share. ConfigError where that
+    is no number.
 
     root  where ``proc`` and ``sys`` are mounted
     """
-    cores, quota = _affinity(), _quota(root)
-    return cores if quota is None else max(1, min(cores, int(quota)))
+    limits = [_affinity(), _quota(root), _share()]
+    return max(1, int(min(limit for limit in limits if limit is not None)))
 
 
 def limit_threads() -> None:
-    """Let torch compute with no more threads than a container's quota pays for, unless
-    OMP_NUM_THREADS is set. Affinity OpenMP sees by itself, a quota it does not.
+    """Let torch compute with no more threads than a container's quota pays for, or this process's
+    share is, unless OMP_NUM_THREADS is set. Affinity OpenMP sees by itself, these it does not.
 
     Best before torch is imported: OpenMP then starts no thread in vain, and processes that this one
     starts are limited too. Later on torch is told, for the whole process.
@@ -106,6 +110,15 @@ def _affinity() -> int:
     else:
         cores = os.cpu_count()
     return cores or 1
+
+
+def _share() -> int | None:
+    given = os.environ.get(_SHARE)
+    if not given:
+        return None
+    if not given.isdecimal() or int(given) < 1:
+        raise ConfigError(f"{_SHARE}: got {given!r}, expected a whole number, 1 or more")
+    return int(given)
 
 
 def _quota(root: Path) -> float | None:
@@ -173,7 +186,8 @@ def keep_freed_memory() -> bool:
 
 
 def facts(device: torch.device | str = "cpu") -> dict[str, Any]:
-    """``machine``, ``versions`` and ``commit``: what a result is told apart by later, as JSON.
+    """``machine``, ``versions``, ``commit`` and ``dirty``: what a result is told apart by later, as
+    JSON. Other numbers of threads add up in another order: results differ in their last bits.
 
     device  where it was computed; a GPU is named only if it was used, for asking starts CUDA
     """
@@ -184,10 +198,20 @@ def facts(device: torch.device | str = "cpu") -> dict[str, Any]:
         "processor": processor(),
         "cores": usable_cores(),
         "threads": torch.get_num_threads(),
+        "numba_threads": _numba_threads(),
     }
     if torch.device(device).type == "cuda":
         machine["gpu"] = torch.cuda.get_device_name(device)
-    return {"machine": machine, "versions": versions(), "commit": commit()}
+    return {"machine": machine, "versions": versions(), "commit": commit(), "dirty": dirty()}
+
+
+def _numba_threads() -> int:
+    """The most threads that numba's kernels compute with, which take no more than torch's."""
+    numba = sys.modules.get("numba")
+    if numba is not None:
+        return int(numba.config.NUMBA_NUM_THREADS)
+    given = os.environ.get("NUMBA_NUM_THREADS", "")  # what it would read, were it imported
+    return int(given) if given.isdecimal() else _affinity()
 
 
 @cache
@@ -222,19 +246,32 @@ def processor() -> str:
 def commit() -> str | None:
     """The commit of the checkout that this package is run from; None where it was installed, where
     there is no repository, or no git to ask."""
-    root = Path(__file__).resolve().parents[1]
+    root = _root()
+    lines = (_git("rev-parse", "--show-toplevel", "HEAD") or "").splitlines()
+    # a package that was installed below somebody's repository is not of that repository's commit
+    return lines[1] if len(lines) == 2 and Path(lines[0]).resolve() == root else None
+
+
+@cache
+def dirty() -> bool | None:
+    """Whether files of the checkout differ from the commit, those that git does not track left
+    aside; None where there is no commit to differ from."""
+    if commit() is None:
+        return None
+    changed = _git("--no-optional-locks", "status", "--porcelain", "--untracked-files=no")
+    return None if changed is None else bool(changed)
+
+
+def _root() -> Path:
+    return Path(__file__).resolve().parents[1]
+
+
+def _git(*args: str) -> str | None:
+    """What git says in the checkout; None where it fails, or there is none."""
     try:
-        git = subprocess.run(
-            ["git", "rev-parse", "--show-toplevel", "HEAD"],
-            cwd=root,
-            capture_output=True,
-            text=True,
-            check=False,
+        done = subprocess.run(
+            ["git", *args], cwd=_root(), capture_output=True, text=True, check=False
         )
     except OSError:
         return None
-    lines = git.stdout.splitlines()
-    # a package that was installed below somebody's repository is not of that repository's commit
-    if git.returncode or len(lines) != 2 or Path(lines[0]).resolve() != root:
-        return None
-    return lines[1]
+    return None if done.returncode else done.stdout

@@ -11,8 +11,10 @@ training seeds, and is on another scale than the human and random scores, which 
 The wrappers have no time limit of their own: gym's for NoFrameskip-v4 cut a game at 400,000 frames.
 """
 
+import warnings
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +23,15 @@ from rich.table import Table
 from fwp_rl.config import ConfigError
 from fwp_rl.envs import EnvConfig
 from fwp_rl.envs.atari.rules import PAPER_RULES
-from fwp_rl.evaluation import checkpoint_label, make_actor, open_policy, write_result
+from fwp_rl.evaluation import (
+    Which,
+    checkpoint_label,
+    make_actor,
+    open_policy,
+    origin,
+    warn_if_unwritable,
+    write_result,
+)
 from fwp_rl.machine import choose_device
 from fwp_rl.rl.collector import Actor
 from fwp_rl.runs.seeding import env_seeds
@@ -39,25 +49,30 @@ MAX_FRAMES = PAPER_RULES.max_frames
 def evaluate_paper(
     path: str | Path,
     *,
-    checkpoint: Literal["last", "best"] = "last",
+    checkpoint: Which = "last",
     seed: int = 0,
     device: str = "auto",
     output: str | Path | None = None,
+    warn: Callable[[str], object] = warnings.warn,
 ) -> dict[str, Any]:
     """5 runs of 30 single lives with greedy actions; returns what it also writes as JSON.
 
-    path    a run directory, its policy folder, or one of its checkpoints
-    output  the JSON file; by default one under the run's evaluations/, or, for a policy without a
-            run, evaluation-<time>.json in the current folder
+    path        a run directory, its policy folder, or one of its checkpoints
+    checkpoint  of the run: its last, its best, or that of so many environment steps
+    output      the JSON file; by default one under the run's evaluations/, or, for a policy without
+                a run, evaluation-<time>.json in the current folder
+    warn        is told why, where the file cannot be written: ``file`` in the result is None then
 
-    Raises ConfigError for a policy of another game than Atari, or of other rules than ``classic``.
+    Raises ConfigError for a policy of another game than Atari, or of other rules than ``classic``;
+    OSError where ``output`` cannot be written.
     """
     where = choose_device(device)
     saved = open_policy(path, checkpoint)
     config = _paper_environment(saved.env)
+    warn_if_unwritable(saved, output, warn)
     env = config.make(RUNS, env_seeds(seed, RUNS, stream="paper-evaluation"))
     try:
-        actor = make_actor(saved, env, greedy=True, seed=seed, device=where)
+        actor = make_actor(saved.policy, env, greedy=True, seed=seed, device=where)
         returns, cut = _episodes(actor)
         description = env.describe()
     finally:
@@ -67,6 +82,7 @@ def evaluate_paper(
     result = {
         "schema": 1,
         "policy": str(saved.path),
+        "run": saved.metadata.get("run"),
         "step": saved.metadata.get("step"),
         "protocol": {
             "name": "paper",
@@ -86,8 +102,9 @@ def evaluate_paper(
             "truncated": cut,
         },
         "returns": returns.tolist(),
+        **origin(saved.policy, description),
     }
-    return write_result(saved, description, result, f"{label}-paper-seed{seed}", output)
+    return write_result(saved, result, f"{label}-paper-seed{seed}", output, warn)
 
 
 def paper_table(result: dict[str, Any]) -> Table:

@@ -1,10 +1,16 @@
 """What a person sees of a run while it trains."""
 
+import contextlib
+import io
 import math
+import os
+import sys
+import threading
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import TracebackType
+from typing import TextIO, cast
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -12,7 +18,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-__all__ = ["Progress", "format_count", "format_seconds"]
+__all__ = ["Output", "Progress", "format_count", "format_seconds"]
 
 SHOWN = {
     "charts/episode_return": ("return", "{:.4g}"),
@@ -35,8 +41,10 @@ SPEED_WINDOW = 60.0
 class Progress:
     """A bar with the latest metrics in a terminal, a line every ten seconds elsewhere.
 
-    with Progress(total_steps, title="Breakout, delta_net") as progress:
-        progress.update(step, metrics)
+        with Progress(total_steps, title="Breakout, delta_net") as progress:
+            progress.update(step, metrics)
+
+    Work never ends for its display: what cannot be shown is left out.
     """
 
     def __init__(
@@ -53,40 +61,47 @@ class Progress:
         unit        what is counted
         start_step  where a resumed run starts: its earlier steps count as progress, not as speed
         plain       lines even in a terminal
+        console     by default standard output's
         """
         self._total = total
         self._title = title
         self._unit = unit
-        self._console = console or Console()
+        self._output = Output() if console is None and sys.stdout is not None else None
+        self._console = console or Console(file=cast("TextIO | None", self._output))
         self._plain = plain or not self._console.is_terminal
         self._step = start_step
         self._metrics: dict[str, float] = {}
         self._started = time.monotonic()
         self._history = deque([(self._started, start_step)])
         self._printed = -math.inf
+        self._lock = threading.RLock()
         self._live = Live(console=self._console, get_renderable=self._render, refresh_per_second=4)
 
     def update(self, step: int, metrics: Mapping[str, float]) -> None:
         """Show this step. A metric that is missing keeps the value shown before."""
         now = time.monotonic()
         self._step = step
-        self._metrics.update(metrics)
+        self._metrics |= metrics
         self._history.append((now, step))
         while len(self._history) > 2 and now - self._history[1][0] > SPEED_WINDOW:
             self._history.popleft()
         if self._plain and (now - self._printed >= PLAIN_INTERVAL or step >= self._total):
             self._printed = now
-            self.message(self._line())
+            self._attempt(lambda: self._print(self._line()))
+
+    def pause(self, seconds: float) -> None:
+        """Leave the last ``seconds`` out of the speed: they were no training."""
+        self._history = deque((then + seconds, step) for then, step in self._history)
 
     def message(self, text: str) -> None:
-        """Print a line, above the bar where there is one."""
-        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+        """Print a line, above the bar where there is one. Any thread may call this."""
+        self._attempt(lambda: self._print(text))
 
     def __enter__(self) -> "Progress":
         if self._plain:
             self.message(self._title)
         else:
-            self._live.start(refresh=True)
+            self._attempt(lambda: self._live.start(refresh=True))
         return self
 
     def __exit__(
@@ -96,7 +111,16 @@ class Progress:
         traceback: TracebackType | None,
     ) -> None:
         if not self._plain:
-            self._live.stop()
+            self._attempt(self._live.stop)
+        if self._output is not None:
+            self._output.leave()
+
+    def _print(self, text: str) -> None:
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def _attempt(self, show: Callable[[], object]) -> None:
+        with self._lock, contextlib.suppress(Exception, SystemExit):
+            show()
 
     @property
     def _speed(self) -> float:
@@ -145,11 +169,60 @@ class Progress:
             f"{self._fraction:.1%}",
         )
         facts, measures = Text(), Text()
-        for label, value in (("steps", self._counts()), *self._facts()):
+        for label, value in ((self._unit, self._counts()), *self._facts()):
             facts.append(value).append(f" {label}   ", style="dim")
         for label, value in self._measures():
             measures.append(f"{label} ", style="dim").append(f"{value}   ")
         return Group(bar, facts, measures)
+
+
+class Output(io.TextIOBase):
+    """Standard output for a display: whatever happens to it, writing raises nothing.
+
+    What its encoding lacks is a question mark. A failure is tried again with the next text, for a
+    full disk may have room by then.
+    """
+
+    def __init__(self) -> None:
+        # a display inside another one writes past what that one has put in its place
+        self._stream: TextIO = getattr(sys.stdout, "rich_proxied_file", sys.stdout)
+        self._failed = False
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]  # an attribute there
+        return self._stream.encoding or "utf-8"
+
+    def isatty(self) -> bool:
+        with contextlib.suppress(ValueError):  # closed
+            return self._stream.isatty()
+        return False
+
+    def fileno(self) -> int:
+        return self._stream.fileno()
+
+    def write(self, text: str) -> int:
+        self._failed = False
+        self._try(lambda: self._stream.write(self._encodable(text)))
+        return len(text)
+
+    def flush(self) -> None:
+        self._try(self._stream.flush)
+
+    def leave(self) -> None:
+        """Where the last text failed, let what is still to be said go nowhere: Python would fail
+        for it at its end."""
+        if self._failed:
+            with contextlib.suppress(OSError, ValueError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+
+    def _encodable(self, text: str) -> str:
+        return text.encode(self.encoding, "replace").decode(self.encoding)
+
+    def _try(self, act: Callable[[], object]) -> None:
+        try:
+            act()
+        except (OSError, ValueError):  # ValueError: closed
+            self._failed = True
 
 
 def format_count(number: float) -> str:

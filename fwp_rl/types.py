@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 if TYPE_CHECKING:  # environments need no torch, nor does who asks what they are
     from torch import Tensor
@@ -38,16 +38,38 @@ class EnvSpec:
     name: str
     """Family and task, e.g. ``atari/Breakout``."""
     observation_shape: tuple[int, ...]
-    """Shape of one column's observation, e.g. ``(4, 84, 84)``; images are channels first, uint8,
-    everything else is float32."""
+    """Shape of one column's observation. Three axes are an image, channels first:
+    ``(4, 84, 84)``. Anything else is no image, and read as a vector."""
     num_actions: int
+    observation_dtype: Literal["uint8", "float32"] | None = None
+    """uint8, for images alone, is divided by 255 where it enters a network; float32 is taken as it
+    is. None is uint8 for an image, else float32: as all specs had it that do not say."""
+
+    def __post_init__(self) -> None:
+        if self.observation_dtype is None:
+            dtype = "uint8" if self.is_image else "float32"
+            object.__setattr__(self, "observation_dtype", dtype)
+        elif self.observation_dtype not in ("uint8", "float32"):
+            raise ValueError(
+                f"observation_dtype: got {self.observation_dtype!r}, expected uint8 or float32"
+            )
+        elif self.observation_dtype == "uint8" and not self.is_image:
+            raise ValueError(
+                f"observation_dtype: got uint8 for observations of shape {self.observation_shape}, "
+                "expected float32: uint8 is for images [C, H, W]"
+            )
+
+    @property
+    def is_image(self) -> bool:
+        """The observation is an image [C, H, W]."""
+        return len(self.observation_shape) == 3
 
 
 @dataclass(kw_only=True, slots=True)
 class Observation:
     """What the policy reads.
 
-    obs          [T, B, *observation_shape]  uint8 (images) or float32
+    obs          [T, B, *observation_shape]  uint8 or float32, as the environment's spec says
     reset        [T, B]  bool     obs[t] is the first of an episode
     last_reward  [T, B]  float32  the clipped reward[t-1]; 0 where reset
     last_action  [T, B]  int64    action[t-1]; -1, which stands for "none", where reset

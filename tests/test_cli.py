@@ -203,6 +203,26 @@ def test_what_cannot_be_used_is_named(
     assert "not a run directory" in capsys.readouterr().err
 
 
+def test_what_the_system_refuses_is_said_in_a_line(
+    finished_run: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    assert run("report", str(finished_run), f"--output={tmp_path / 'file'}") == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"fwp-rl: {tmp_path / 'file'}")
+    assert line.endswith("Not a directory")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="has no full device")
+def test_output_that_has_no_room_is_no_traceback() -> None:
+    with open("/dev/full", "w") as full:
+        listing = [sys.executable, "-m", "fwp_rl", "list", "games"]
+        done = subprocess.run(listing, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode != 0
+    assert done.stderr.splitlines()[0] == "fwp-rl: No space left on device"
+    assert "Traceback" not in done.stderr
+
+
 def test_a_game_without_a_screen_is_filmed_by_its_memory(
     finished_run: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

@@ -159,6 +159,22 @@ def test_without_control_groups_affinity_alone_counts(tmp_path: Path) -> None:
     assert usable_cores(tmp_path) == 8
 
 
+@pytest.mark.usefixtures("eight_cores")
+@pytest.mark.parametrize(("share", "cores"), [("3", 3), ("1", 1), ("99", 8), ("", 8)])
+def test_a_process_keeps_to_its_share(
+    share: str, cores: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("FWP_RL_CORES", share)
+    assert usable_cores(tmp_path) == cores
+
+
+@pytest.mark.parametrize("share", ["0", "-1", "2.5", "many"])
+def test_a_share_that_is_no_number_is_refused(share: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FWP_RL_CORES", share)
+    with pytest.raises(ConfigError, match=f"FWP_RL_CORES: got '{share}', expected a whole number"):
+        usable_cores()
+
+
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="has no affinity")
 def test_a_process_that_is_bound_to_one_core_has_one() -> None:
     script = (
@@ -176,6 +192,8 @@ def test_what_results_carry() -> None:
     assert known["versions"]["torch"] == torch.__version__
     assert known["versions"]["fwp-rl"] == fwp_rl.__version__
     assert known["machine"]["cores"] == usable_cores()
+    assert known["machine"]["threads"] == torch.get_num_threads()
+    assert known["machine"]["numba_threads"] >= 1
     assert "gpu" not in known["machine"]
 
 
@@ -196,18 +214,26 @@ def test_the_commit_is_that_of_the_checkout_and_of_no_repository_around_an_insta
         git("init", "-q", cwd=tmp_path)
     except OSError:
         pytest.skip("needs git")
-    git("commit", "-q", "--allow-empty", "-m", "x", cwd=tmp_path)
+    (tmp_path / "tracked.py").touch()
+    git("add", "tracked.py", cwd=tmp_path)
+    git("commit", "-q", "-m", "x", cwd=tmp_path)
+    head = git("rev-parse", "HEAD", cwd=tmp_path).strip()
 
-    def commit_of(root: Path) -> str | None:
+    def source_of(root: Path) -> tuple[str | None, bool | None]:
         (root / "fwp_rl").mkdir(parents=True, exist_ok=True)
         monkeypatch.setattr(machine, "__file__", str(root / "fwp_rl" / "machine.py"))
         machine.commit.cache_clear()
-        return machine.commit()
+        machine.dirty.cache_clear()
+        return machine.commit(), machine.dirty()
 
     try:
-        assert commit_of(tmp_path) == git("rev-parse", "HEAD", cwd=tmp_path).strip()
-        assert commit_of(tmp_path / "venv" / "site-packages") is None
+        (tmp_path / "untracked.py").touch()
+        assert source_of(tmp_path) == (head, False)
+        (tmp_path / "tracked.py").write_text("changed")
+        assert source_of(tmp_path) == (head, True)
+        assert source_of(tmp_path / "venv" / "site-packages") == (None, None)
         monkeypatch.setenv("PATH", str(tmp_path))
-        assert commit_of(tmp_path) is None, "no git, no commit, no error"
+        assert source_of(tmp_path) == (None, None), "no git, no commit, no error"
     finally:
         machine.commit.cache_clear()
+        machine.dirty.cache_clear()

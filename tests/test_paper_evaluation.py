@@ -49,7 +49,7 @@ def test_lives_add_up_to_games(tmp_path, monkeypatch):
     env = replace(BREAKOUT, max_frames=MAX_FRAMES).make(
         5, env_seeds(0, 5, stream="paper-evaluation")
     )
-    actor = make_actor(saved, env, greedy=True, seed=0, device=torch.device("cpu"))
+    actor = make_actor(saved.policy, env, greedy=True, seed=0, device=torch.device("cpu"))
     games: dict[int, float] = {}
     while len(games) < 5:
         for game in actor.step().answer.games:

@@ -1,5 +1,12 @@
 import io
+import json
 import math
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from subprocess import CompletedProcess
 
 import pytest
 from rich.console import Console
@@ -102,6 +109,163 @@ def test_plain_can_be_asked_for_in_a_terminal(clock):
         progress.update(50, {})
     assert "\x1b" not in out.file.getvalue()
     assert "50/100 50.0%" in out.file.getvalue()
+
+
+def test_what_is_counted_has_its_name_in_the_terminal(clock):
+    out = console(terminal=True)
+    with Progress(16, title="Evaluating", unit="games", console=out) as progress:
+        clock.now += 1
+        progress.update(8, {})
+    assert "8/16 games" in out.file.getvalue()
+    assert "steps" not in out.file.getvalue()
+
+
+def test_a_pause_is_left_out_of_the_speed(clock):
+    out = console(terminal=False)
+    with Progress(10_000, title="x", console=out) as progress:
+        for step in range(100, 1100, 100):
+            clock.now += 1
+            progress.update(step, {})
+        clock.now += 500
+        progress.pause(500)
+        clock.now += 1
+        progress.update(1100, {})
+    assert "| 100 steps/s | 0:08:31 elapsed | 0:01:29 left" in out.file.getvalue()
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_messages_of_many_threads_stay_whole(terminal):
+    out = console(terminal=terminal)
+    with Progress(100, title="x", console=out) as progress:
+        threads = [
+            threading.Thread(target=lambda n=n: [progress.message(f"<{n}-{i}>") for i in range(20)])
+            for n in range(4)
+        ]
+        for thread in threads:
+            thread.start()
+        for step in range(20):
+            progress.update(step, METRICS)
+        for thread in threads:
+            thread.join()
+    text = out.file.getvalue()
+    assert all(f"<{n}-{i}>" in text for n in range(4) for i in range(20))
+
+
+def test_what_cannot_be_formatted_ends_nothing(clock):
+    for terminal in (False, True):
+        with Progress(100, title="x", console=console(terminal=terminal)) as progress:
+            clock.now += 60
+            progress.update(50, {"policy/entropy": "high"})
+
+
+WORK = """
+import sys
+from fwp_rl.terminal import Progress
+with Progress(9, title="Pong → 50 % █", plain="plain" in sys.argv) as progress:
+    for step in range(1, 10):
+        progress.update(step, {"policy/entropy": 1.0})
+        progress.message(f"{step} → █ " + 9000 * "x")
+print("printed afterwards")
+sys.stderr.write("done")
+"""
+
+
+def shell(command: str, *arguments: str, **environment: str) -> CompletedProcess[str]:
+    """A command of bash, to which $0 is Python; its exit code is that of a pipe's first part."""
+    return subprocess.run(
+        ["bash", "-c", f"{command}; exit ${{PIPESTATUS[0]}}", sys.executable, *arguments],
+        env={**os.environ, "WORK": WORK, **environment},
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+
+
+def work(redirect: str, **environment: str) -> CompletedProcess[str]:
+    """WORK with its standard output where the shell leads it."""
+    return shell(f'"$0" -c "$WORK" {redirect}', **environment)
+
+
+ELSEWHERE = ["| head -1", "| true", ">/dev/full", ">&-"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's devices")
+@pytest.mark.parametrize("redirect", ELSEWHERE)
+def test_work_goes_on_where_nobody_takes_its_display(redirect):
+    done = work(redirect)
+    assert (done.stderr, done.returncode) == ("done", 0)
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
+def test_what_an_encoding_lacks_is_a_question_mark(encoding):
+    environment = {"PYTHONIOENCODING": encoding, "COLUMNS": "1", "LC_ALL": "C"}
+    done = work("| cat", **environment)
+    assert (done.stderr, done.returncode) == ("done", 0)
+    assert ("Pong ? 50 %" in done.stdout) == (encoding != "utf-8")
+    assert "printed afterwards" in done.stdout
+
+
+@pytest.mark.parametrize(("encoding", "columns"), [("ascii", "1"), ("utf-8", "80")])
+@pytest.mark.parametrize("plain", [(), ("plain",)])
+def test_a_terminal_of_any_kind(plain, encoding, columns):
+    pty = pytest.importorskip("pty")
+    master, slave = pty.openpty()
+    environment = {"PYTHONIOENCODING": encoding, "COLUMNS": columns, "TERM": "xterm"}
+    process = subprocess.Popen(
+        [sys.executable, "-c", WORK, *plain],
+        env={**os.environ, **environment},
+        stdout=slave,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    os.close(slave)
+    shown = b""
+    try:
+        while part := os.read(master, 1 << 16):
+            shown += part
+    except OSError:  # how Linux ends a terminal
+        pass
+    assert process.communicate(timeout=60)[1] == "done"
+    assert process.returncode == 0
+    os.close(master)
+    assert b"printed afterwards" in shown
+
+
+@pytest.mark.parametrize("plain", [(), ("plain",)])
+def test_a_terminal_that_goes_away(plain):
+    pty = pytest.importorskip("pty")
+    master, slave = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-c", WORK, *plain],
+        env={**os.environ, "TERM": "xterm"},
+        stdout=slave,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    os.close(slave)
+    os.read(master, 1)
+    os.close(master)
+    assert process.communicate(timeout=60)[1] == "done"
+    assert process.returncode == 0
+
+
+@pytest.mark.slow
+def test_a_training_ends_well_where_nobody_takes_its_display(tmp_path):
+    flags = f"--total-steps 600 --evaluation-games 4 --run-dir {tmp_path}/run"
+    train = f'"$0" -m fwp_rl train recall core:feedforward {flags}'
+    done = shell(f"{train} | head -1", OMP_NUM_THREADS="1")
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "run" / "status.json").read_text())["state"] == "finished"
+    assert (tmp_path / "run" / "curve.png").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["list presets", "train recall --help"])
+def test_commands_say_what_they_can_in_ascii(command):
+    done = shell(f'"$0" -m fwp_rl {command}', PYTHONIOENCODING="ascii")
+    assert (done.stderr, done.returncode) == ("", 0)
+    assert "recall" in done.stdout
 
 
 @pytest.mark.parametrize(

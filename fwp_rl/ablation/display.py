@@ -45,12 +45,16 @@ def in_words(score: Score) -> str:
 
 
 class Display:
-    """with Display(title=...) as display: display.update(rows, seconds_left)"""
+    """with Display(title=...) as display: display.update(rows, seconds_left)
+
+    One whose reader has gone, or whose disk is full, falls silent: the cells go on.
+    """
 
     def __init__(self, *, title: str, plain: bool = False, console: Console | None = None) -> None:
         self._title = title
         self._console = console or Console(markup=False, highlight=False)
         self._plain = plain or not self._console.is_terminal
+        self._silent = False
         self._printed = -math.inf
         self._rows: list[Row] = []
         self._left: float | None = None
@@ -74,7 +78,12 @@ class Display:
 
     def message(self, text: str) -> None:
         """Print a line, above the table where there is one."""
-        self._console.print(text, soft_wrap=True)
+        if self._silent:
+            return
+        try:
+            self._console.print(text, soft_wrap=True)
+        except (OSError, SystemExit):  # rich's answer to a broken pipe is to leave
+            self._silent = True
 
     def update(self, rows: list[Row], left: float | None, *, final: bool = False) -> None:
         """left  seconds of training that are left, None where it cannot be told"""

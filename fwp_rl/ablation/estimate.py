@@ -1,11 +1,13 @@
-"""How long cells will take, by the speed of cells that have run; before any has, a guess."""
+"""How long cells will take, by the speed of cells that have run; before any has, a guess. And
+whether they fit the cores that they get."""
 
 from collections.abc import Collection, Mapping, Sequence
 
 from fwp_rl.ablation.folder import CellProgress
 from fwp_rl.ablation.grid import Cell
+from fwp_rl.runs.presets import config_to_dict
 
-__all__ = ["guessed_seconds", "remaining_seconds", "steps_per_second"]
+__all__ = ["crowded", "guessed_seconds", "remaining_seconds", "steps_per_second"]
 
 
 def steps_per_second(cell: Cell, known: Sequence[tuple[Cell, CellProgress]]) -> float | None:
@@ -48,6 +50,27 @@ def guessed_seconds(cells: Sequence[Cell], *, jobs: int, threads: int) -> float:
     environments' configs."""
     seconds = sum(cell.config.total_steps / cell.config.env.guessed_speed() for cell in cells)
     return seconds / (threads * jobs)
+
+
+def crowded(cells: Sequence[Cell], *, threads: int) -> list[str]:
+    """What to say, in sentences, of cells that compute in more threads at a time than they have
+    cores: those whose actors play in threads of their own. Their number stays as it is, for it is
+    part of the experiment: it bounds how old the actors' weights are."""
+    most, names = 0, []
+    for cell in cells:
+        actors = config_to_dict(cell.config).get("actors", {})
+        if actors.get("kind") == "threads":
+            computing = actors["count"] * actors["cpu_threads"]
+            if computing + 1 > threads:
+                most = max(most, computing)
+                names.append(cell.name)
+    if not names:
+        return []
+    cores = f"{threads} core{'s' if threads > 1 else ''}"
+    return [
+        f"{len(names)} of the cells, such as {names[0]}, have {cores} for up to {most} threads of "
+        "actors and the learner, which take turns; fewer --jobs with more --threads give them room"
+    ]
 
 
 def _common(one: Cell, other: Cell) -> int:

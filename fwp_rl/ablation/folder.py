@@ -10,13 +10,14 @@ The run directories are the truth on what is done; the ledger is for people.
 """
 
 import json
+import math
 import os
-import shutil
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from math import nan
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,8 +29,10 @@ from fwp_rl.config import ConfigError
 from fwp_rl.runs.directory import RunDirectory, RunError
 from fwp_rl.runs.files import parse_json, write_file, write_json
 from fwp_rl.runs.flags import as_flags
+from fwp_rl.runs.metrics import last_rows
 from fwp_rl.runs.presets import bookkeeping, config_to_dict, first_change, load_preset
 from fwp_rl.runs.results import Score, score
+from fwp_rl.runs.resuming import clear_unsaved, has_work, is_complete
 
 __all__ = ["AblationFolder", "CellProgress", "CellState"]
 
@@ -38,6 +41,8 @@ CellState = Literal["waiting", "partial", "finished", "busy"]
 process has its run directory."""
 
 _TAIL = 1 << 16
+_LINES, _LINE = 5, 200
+"""Of a log's end: lines, and letters of each."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +69,21 @@ class AblationFolder:
 
     def log(self, cell: Cell) -> Path:
         return self.path / "logs" / f"{cell.name}.log"
+
+    def log_tail(self, cell: Cell) -> list[str]:
+        """The last lines that a cell's last process has printed."""
+        try:
+            text = _end_of(self.log(cell)).decode(errors="replace")
+        except OSError:
+            return []
+        lines = text.rpartition("\n$ ")[2].splitlines()
+        # the first one is its command, unless all that was read came after it
+        lines = lines[1:] if "\n$ " in text else lines
+        return [line.rstrip()[:_LINE] for line in lines if line.strip()][-_LINES:]
+
+    @property
+    def ledger(self) -> Path:
+        return self.path / "ledger.jsonl"
 
     def config(self, cell: Cell) -> Path:
         return self.path / "configs" / f"{cell.name}.yaml"
@@ -155,7 +175,7 @@ class AblationFolder:
             "host": socket.gethostname(),
             **facts,
         }
-        with (self.path / "ledger.jsonl").open("a", encoding="utf-8") as file:
+        with self.ledger.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 
     def state(self, cell: Cell) -> CellState:
@@ -163,11 +183,11 @@ class AblationFolder:
         run = self.run(cell)
         if not run.path.is_dir():
             return "waiting"
-        if _is_locked(run.path):
+        if run.is_locked():
             return "busy"
         if not RunDirectory.is_run(run.path):
             return "waiting"
-        return "finished" if self._is_finished(cell) else "partial"
+        return "finished" if is_complete(run, cell.config) else "partial"
 
     def resume_flags(self, cell: Cell) -> list[str]:
         """What the grid says by now of how and where a begun cell runs."""
@@ -180,20 +200,17 @@ class AblationFolder:
         """Make a cell ready for its process; whether that resumes it. A run that was killed before
         its first checkpoint is cleared away: there is nothing in it."""
         run = self.run(cell)
-        if not RunDirectory.is_run(run.path):
-            return False
-        if any(run.checkpoints.glob("step_*")):
-            return True
-        shutil.rmtree(run.path)
-        return False
+        clear_unsaved(run)
+        return has_work(run)
 
     def progress(self, cell: Cell) -> CellProgress:
         """How far a cell is."""
-        rows = _last_rows(self.run(cell).metrics)
+        rows = [r for r in last_rows(self.run(cell).metrics) if math.isfinite(r.get("time", nan))]
         if not rows:
             return CellProgress()
         last = rows[-1]
         recent = [row for row in rows if 0 <= last["time"] - row["time"] <= 60]
+        returns = [row.get("charts/episode_return", nan) for row in rows]
         span = last["time"] - recent[0]["time"]
         steps = last["step"] - recent[0]["step"]
         if span <= 0 and last["time"] > 0:
@@ -202,23 +219,12 @@ class AblationFolder:
             step=int(last["step"]),
             seconds=float(last["time"]),
             rate=steps / span if span > 0 else None,
-            episode_return=last.get("charts/episode_return"),
+            episode_return=next((x for x in reversed(returns) if math.isfinite(x)), None),
         )
 
     def score(self, cell: Cell) -> Score | None:
         """The run's score, of as many games as the grid asks for; None where there is none."""
         return score(self.run(cell), games=cell.config.evaluation_games)
-
-    def _is_finished(self, cell: Cell) -> bool:
-        """Trained to its end, and its last checkpoint evaluated."""
-        try:
-            status = self.run(cell).read_status()
-        except RuntimeError:  # damaged: resuming writes it anew
-            return False
-        trained = status.get("state") == "finished" and status.get("step", 0) >= (
-            cell.config.total_steps
-        )
-        return trained and (not cell.config.evaluation_games or self.score(cell) is not None)
 
     def _recorded(self) -> list[str]:
         path = self.path / "ablation.json"
@@ -235,33 +241,8 @@ def write_if_changed(path: Path, text: str) -> None:
         write_file(path, text)
 
 
-def _is_locked(run: Path) -> bool:
-    """Whether a process trains there: one that outlived its runner, or somebody else's."""
-    if not (run / ".lock").exists():
-        return False
-    lock = FileLock(run / ".lock")
-    try:
-        lock.acquire(blocking=False)
-    except Timeout:
-        return True
-    lock.release()
-    return False
-
-
-def _last_rows(path: Path) -> list[dict[str, Any]]:
-    """The last rows of a metrics.jsonl, which may be long."""
-    try:
-        with path.open("rb") as file:
-            file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL))
-            lines = file.read().splitlines()
-    except OSError:
-        return []
-    rows = []
-    for line in lines:
-        try:
-            row = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(row, dict) and {"step", "time"} <= row.keys():
-            rows.append(row)
-    return rows
+def _end_of(path: Path) -> bytes:
+    """The last bytes of a file, which may be long."""
+    with path.open("rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL))
+        return file.read()

@@ -5,7 +5,12 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from fwp_rl.ablation.estimate import guessed_seconds, remaining_seconds, steps_per_second
+from fwp_rl.ablation.estimate import (
+    crowded,
+    guessed_seconds,
+    remaining_seconds,
+    steps_per_second,
+)
 from fwp_rl.ablation.folder import AblationFolder
 from fwp_rl.ablation.grid import Grid
 from fwp_rl.terminal import format_seconds
@@ -43,7 +48,7 @@ def print_plan(
             expected,
         )
     console.print(table)
-    for note in notes:
+    for note in [*notes, *crowded(grid.cells, threads=threads)]:
         console.print(note, soft_wrap=True)
     steps = sum(cell.config.total_steps for cell in grid.cells)
     frames = sum(cell.config.total_steps * cell.config.env.frames_per_step() for cell in grid.cells)

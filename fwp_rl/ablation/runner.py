@@ -1,8 +1,9 @@
 """Runs the cells of a grid in worker processes until all are finished.
 
 A cell is a process of its own, ``fwp-rl train``: it cannot take another with it, saves when it is
-asked to stop, and is resumed by the next. It runs in a session of its own, so that Ctrl-C reaches
-the runner alone, which then asks each of its workers once.
+asked to stop, and is resumed by the next. It runs in a session of its own, so that Ctrl-C and a
+lost terminal reach the runner alone, which then asks each of its workers once, and kills those that
+do not end in time.
 """
 
 import os
@@ -11,13 +12,16 @@ import subprocess
 import sys
 import time
 from collections import deque
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from fwp_rl.ablation.display import Display, Row, in_words
-from fwp_rl.ablation.estimate import remaining_seconds
+from fwp_rl.ablation.estimate import crowded, remaining_seconds
 from fwp_rl.ablation.folder import AblationFolder, CellProgress
 from fwp_rl.ablation.grid import Cell, Grid
+from fwp_rl.runs.crashes import crash_trace
 from fwp_rl.runs.signals import StopRequest
 
 __all__ = ["run_grid", "worker_environment"]
@@ -26,7 +30,12 @@ ATTEMPTS = 2
 """Times that a cell may crash in one call, before it counts as failed."""
 POLL = 0.5
 """Seconds between two looks at the workers."""
+KILL_SECONDS = 10.0
+"""How long a worker that was killed is waited for: one that hangs in the system may stay."""
+CRASHES = (signal.SIGSEGV, signal.SIGABRT, signal.SIGFPE, signal.SIGILL)
+"""Signals by which native code ends a process; it leaves a trace in the run directory."""
 _THREAD_VARIABLES = (
+    "FWP_RL_CORES",
     "OMP_NUM_THREADS",
     "MKL_NUM_THREADS",
     "OPENBLAS_NUM_THREADS",
@@ -47,6 +56,7 @@ class _Runner:
     folder: AblationFolder
     jobs: int
     threads: int
+    stop_seconds: float
     display: Display
     waiting: deque[tuple[Cell, int]] = field(default_factory=deque)
     """Cells to start, each with the number of the attempt."""
@@ -58,17 +68,21 @@ class _Runner:
         self._look_around()
         with StopRequest() as stop, self.display:
             try:
-                while (self.waiting or self.workers) and not stop.requested:
-                    self._collect()
-                    self._start()
-                    self._show()
-                    time.sleep(POLL)
+                try:
+                    while (self.waiting or self.workers) and not stop.requested:
+                        self._collect()
+                        self._start()
+                        self._show()
+                        time.sleep(POLL)
+                except Exception:  # the runner's own trouble costs no worker what it has learned
+                    self._stop_workers()
+                    raise
                 if stop.requested:
                     self._stop_workers()
                 self._show(final=True)
             except BaseException:  # a second Ctrl-C among them
                 for worker in self.workers:
-                    worker.process.kill()
+                    _kill(worker.process)
                 raise
         failed = [cell for cell in self.grid.cells if self.rows[cell.name].state == "failed"]
         return failed, stop.exit_code
@@ -125,9 +139,7 @@ class _Runner:
         step = self.folder.progress(cell).step if resumes else 0
         how = f"resumed at step {step:,}" if resumes else "started"
         self._say(cell, f"{how} (process {process.pid})", "running")
-        self.folder.record(
-            cell, "resumed" if resumes else "started", pid=process.pid, attempt=attempt
-        )
+        self._record(cell, "resumed" if resumes else "started", pid=process.pid, attempt=attempt)
 
     def _collect(self) -> None:
         """Look after the workers that have ended."""
@@ -137,24 +149,29 @@ class _Runner:
             if code == 0 and self.folder.state(cell) == "finished":
                 self._finish(cell)
                 continue
-            how = _how_it_ended(code)
-            if worker.attempt < ATTEMPTS:
-                self.folder.record(cell, "crashed", exit=code, attempt=worker.attempt)
-                self._say(cell, f"{how}; trying once more", "waiting")
+            last = worker.attempt >= ATTEMPTS
+            how, log = _how_it_ended(code), self.folder.log(cell)
+            said = self.folder.log_tail(cell)
+            trace = crash_trace(self.folder.run(cell).path)
+            if -code in CRASHES and trace is not None:
+                how += f"; {trace} says where"
+            self._record(
+                cell,
+                "failed" if last else "crashed",
+                exit=code,
+                how=how,
+                attempt=worker.attempt,
+                said=said,
+                log=str(log),
+            )
+            text = f"failed: {how}. Log: {log}" if last else f"{how}; trying once more"
+            self._say(cell, "\n    ".join([text, *said]), "failed" if last else "waiting")
+            if not last:
                 self.waiting.appendleft((cell, worker.attempt + 1))
-            else:
-                self.folder.record(
-                    cell,
-                    "failed",
-                    exit=code,
-                    attempt=worker.attempt,
-                    log=str(self.folder.log(cell)),
-                )
-                self._say(cell, f"failed: {how}. Log: {self.folder.log(cell)}", "failed")
 
     def _finish(self, cell: Cell) -> None:
         score = self.folder.score(cell)
-        self.folder.record(
+        self._record(
             cell,
             "finished",
             score=None if score is None else score.mean,
@@ -167,18 +184,38 @@ class _Runner:
         self._say(cell, f"finished{of}", "finished")
 
     def _stop_workers(self) -> None:
-        """Ask every worker to save and end, and wait for them."""
+        """Ask every worker to save and end, wait for them, and kill those that do not in time."""
         for worker in self.workers:
+            # by SIGTERM whatever came here: it works at any time, and is never inherited as ignored
             worker.process.send_signal(signal.SIGTERM)
+        deadline = time.monotonic() + self.stop_seconds
         for worker in self.workers:
-            code = worker.process.wait()
-            if self.folder.state(worker.cell) == "finished":  # it was about to end anyway
-                self._finish(worker.cell)
+            cell, ended = worker.cell, "stopped"
+            code: int | None
+            try:
+                code = worker.process.wait(max(0.0, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                ended, code = "killed", _kill(worker.process)
+            if self.folder.state(cell) == "finished":  # it was about to end anyway
+                self._finish(cell)
                 continue
-            self.folder.record(worker.cell, "stopped", exit=code, attempt=worker.attempt)
-            step = self.folder.progress(worker.cell).step
-            self._say(worker.cell, f"stopped at step {step:,}", "waiting")
+            self._record(cell, ended, exit=code, attempt=worker.attempt)
+            step = self.folder.progress(cell).step
+            text = f"stopped at step {step:,}"
+            if ended == "killed":
+                text = (
+                    f"process {worker.process.pid} did not stop within {self.stop_seconds:g} s and "
+                    f"was killed at step {step:,}: what it had not saved is lost"
+                )
+            self._say(cell, text, "waiting")
         self.workers.clear()
+
+    def _record(self, cell: Cell, event: str, **facts: Any) -> None:
+        """Add a line to the ledger, which is for people: a full disk does not stop the cells."""
+        try:
+            self.folder.record(cell, event, **facts)
+        except OSError as error:
+            self.display.message(f"{self.folder.ledger}: cannot be written: {error.strerror}")
 
     def _say(self, cell: Cell, text: str, state: str) -> None:
         if self.rows[cell.name].state == state == "busy":
@@ -196,9 +233,17 @@ class _Runner:
 
 
 def run_grid(
-    grid: Grid, output: Path, *, jobs: int, threads: int, plain: bool = False
+    grid: Grid,
+    output: Path,
+    *,
+    jobs: int,
+    threads: int,
+    stop_seconds: float = 60.0,
+    plain: bool = False,
 ) -> tuple[list[Cell], int]:
     """Run what is left of a grid; the cells that failed, and a stop signal's exit code (else 0).
+
+    stop_seconds  what a stop leaves the workers to save in, before they are killed
 
     RunError where another runner has the folder, or where it holds other experiments under the
     names of these.
@@ -208,20 +253,35 @@ def run_grid(
         notes = folder.check(grid)
         folder.write(grid)
         display = Display(title=f"{grid.name} in {output}", plain=plain)
-        for note in notes:
+        for note in [*notes, *crowded(grid.cells, threads=threads)]:
             display.message(note)
-        return _Runner(grid, folder, jobs, threads, display).run()
+        return _Runner(grid, folder, jobs, threads, stop_seconds, display).run()
 
 
 def worker_environment(threads: int) -> dict[str, str]:
-    """The environment of a worker that computes with so many threads."""
+    """The environment of a worker that computes, and steps its environments, with so many
+    threads."""
     return {**os.environ, **{name: str(threads) for name in _THREAD_VARIABLES}}
 
 
+def _kill(process: subprocess.Popen[bytes]) -> int | None:
+    """End a worker, and the processes that it has started, at once; returns its exit code, or None
+    where it hangs in the system and cannot even be killed."""
+    if process.poll() is None and hasattr(os, "killpg"):
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # its session's group has its own number
+    process.kill()
+    try:
+        return process.wait(KILL_SECONDS)
+    except subprocess.TimeoutExpired:
+        return None
+
+
 def _how_it_ended(code: int) -> str:
-    if code < 0:
-        try:
-            return f"killed by {signal.Signals(-code).name}"
-        except ValueError:
-            return f"killed by signal {-code}"
-    return "ended without a result" if code == 0 else f"exit code {code}"
+    if code >= 0:
+        return "ended without a result" if code == 0 else f"exit code {code}"
+    try:
+        name = f" ({signal.Signals(-code).name})"
+    except ValueError:
+        name = ""
+    return f"killed by signal {-code}{name}" + (": out of memory?" if code == -9 else "")

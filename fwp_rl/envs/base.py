@@ -15,7 +15,17 @@ from numpy.typing import NDArray
 from fwp_rl.registry import Registry
 from fwp_rl.types import EnvSpec
 
-__all__ = ["ENVS", "ActionError", "EnvConfig", "EnvStep", "Game", "VectorEnv", "check_action"]
+__all__ = [
+    "ENVS",
+    "ActionError",
+    "AnswerError",
+    "EnvConfig",
+    "EnvStep",
+    "Game",
+    "VectorEnv",
+    "check_action",
+    "normalized_score",
+]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,11 +70,19 @@ class VectorEnv(Protocol):
     num_envs: int
 
     def reset(self) -> NDArray[Any]:
-        """Start: the first observations ``[B, *observation_shape]``. Call it once."""
+        """Start: the first observations ``[B, *observation_shape]``. Call it once.
+
+        Raises AnswerError where they are not finite. The array is the caller's, as in ``step``.
+        """
         ...
 
     def step(self, action: NDArray[Any]) -> EnvStep:
-        """Play one action per column (integers ``[B]``). Raises ActionError on anything else."""
+        """Play one action per column (integers ``[B]``). Raises ActionError on anything else, and
+        AnswerError where a reward or an observation is not finite.
+
+        The arrays of an answer are the caller's: each is new, and no later step writes to it. Who
+        acts still holds an observation while the next one is made.
+        """
         ...
 
     def render(self, column: int) -> NDArray[np.uint8]:
@@ -145,11 +163,22 @@ class EnvConfig:
         return None
 
 
+def normalized_score(env: EnvConfig, score: float) -> float | None:
+    """(score − low) / (high − low) by the task's ``score_bounds``; None for a task without."""
+    bounds = env.score_bounds()
+    return None if bounds is None else (score - bounds[0]) / (bounds[1] - bounds[0])
+
+
 ENVS: Registry[EnvConfig] = Registry("environment")
 
 
 class ActionError(ValueError):
     """Actions of the wrong shape, type or range."""
+
+
+class AnswerError(FloatingPointError):
+    """A reward or an observation that is not finite, or beyond float32: names the environment, the
+    step and the value. The environment is not to be stepped on."""
 
 
 def check_action(action: NDArray[Any], num_envs: int, num_actions: int) -> NDArray[np.int32]:

@@ -1,19 +1,20 @@
-"""What the adapters share: the check of their arguments, the order of calls, dummy steps, the books
-on games, and random numbers that belong to a column."""
+"""What the adapters share: the check of their arguments and of what environments answer, the order
+of calls, dummy steps, the books on games, and random numbers that belong to a column."""
 
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fwp_rl.config import ConfigError
-from fwp_rl.envs.base import EnvStep, Game
+from fwp_rl.envs.base import AnswerError, EnvStep, Game
 
 __all__ = ["Books", "ColumnDraws", "Lifetime", "check_columns", "check_render"]
 
 _MAX_SEED = 2**31 - 1
+_MAX_REWARD = float(np.finfo(np.float32).max)
 
 
 def check_columns(num_envs: int, seeds: Sequence[int], num_threads: int | None = None) -> list[int]:
@@ -83,32 +84,49 @@ class Lifetime:
 
 
 class Books:
-    """Remembers which columns play a dummy step next, and sums up the games that are under way."""
+    """Remembers which columns play a dummy step next, and sums up the games that are under way.
 
-    def __init__(self, num_envs: int) -> None:
+    Everything that an environment answers comes through here, so here it is refused where nobody
+    could learn from it: one infinite reward, and a run's returns, losses or weights are lost.
+    """
+
+    def __init__(self, num_envs: int, name: str) -> None:
+        """name  of the environment, for errors: ``spec.name``"""
         self.dummy = np.zeros(num_envs, np.bool_)
         """[B] the next step is a dummy: the environment will ignore its action."""
+        self._name = name
+        self._steps = 0
         self._returns = np.zeros(num_envs)
         self._lengths = np.zeros(num_envs, np.int64)
+
+    def begin(self, obs: NDArray[Any]) -> NDArray[Any]:
+        """The first observations ``[B, ...]``, unchanged. Raises AnswerError as ``enter`` does."""
+        self._check_obs(obs)
+        return obs
 
     def enter(
         self,
         obs: NDArray[Any],
         *,
-        reward: NDArray[np.float32],
+        reward: NDArray[np.floating[Any]],
         terminated: NDArray[np.bool_],
         truncated: NDArray[np.bool_],
         game_end: NDArray[np.bool_],
         game_cut: NDArray[np.bool_],
     ) -> EnvStep:
-        """Enter one step and make its EnvStep.
+        """Enter one step and make its EnvStep. Raises AnswerError where a number of it is not
+        finite, or a reward beyond float32.
 
         obs                    [B, ...]  the next observation
-        reward                 [B]  float32  raw
+        reward                 [B]  floats, raw
         terminated, truncated  [B]  bool  the episode ended; both false at a dummy
         game_end               [B]  bool  the game ended, at this step or hidden in a dummy
         game_cut               [B]  bool  it ended by the time limit
         """
+        self._steps += 1
+        self._check_reward(reward)
+        reward = reward.astype(np.float32, copy=False)
+        self._check_obs(obs)
         # An end is answered one step late. What was noted at the last step is this step's dummy:
         # the environment ignored its action, and what it returns now begins an episode, so the
         # same flags are reset[t + 1]. The ends of this step make the next one's dummy.
@@ -138,6 +156,32 @@ class Books:
             truncated=truncated,
             mask=mask,
             games=games,
+        )
+
+    def _check_reward(self, reward: NDArray[np.floating[Any]]) -> None:
+        # The sum of squares, one cheap call, tells that all is well. Only where it does not is each
+        # looked at. NaN is not below anything.
+        if np.vdot(reward, reward) <= _MAX_REWARD:
+            return
+        bounded = np.abs(reward) <= _MAX_REWARD
+        if not bounded.all():
+            self._refuse("reward", reward, ~bounded)
+
+    def _check_obs(self, obs: NDArray[Any]) -> None:
+        if obs.dtype.kind == "f" and not (finite := np.isfinite(obs)).all():
+            self._refuse("an observation that holds", obs, ~finite)
+
+    def _refuse(self, what: str, values: NDArray[Any], bad: NDArray[np.bool_]) -> NoReturn:
+        column, *place = np.argwhere(bad)[0].tolist()
+        value = values[(column, *place)]
+        when = "began with"
+        if self._steps:
+            length = self._lengths[column]
+            when = f"answered step {self._steps:,} ({length:,} steps into its game) with"
+        at = f" at {place}" if place else ""
+        raise AnswerError(
+            f"{self._name}: environment {column} {when} {what} {value:g}{at}, expected finite "
+            "numbers within float32: mend the environment, or wrap it so that it gives none"
         )
 
 

@@ -4,12 +4,14 @@ They restart on the next step, as ``fwp_rl/types.py`` has it. Slower than envpoo
 over columns, or a process for each.
 """
 
+import math
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.metadata import version
+from multiprocessing.connection import wait
 from typing import Annotated, Any
 
 import numpy as np
@@ -18,6 +20,7 @@ from numpy.typing import NDArray
 from fwp_rl.config import BOOKKEEPING, ConfigError, Range, check_ranges
 from fwp_rl.envs.base import ENVS, EnvConfig, EnvStep, check_action
 from fwp_rl.envs.bookkeeping import Books, Lifetime, check_columns, check_render
+from fwp_rl.envs.spaces import observer, screen
 from fwp_rl.registry import named, shown
 from fwp_rl.types import EnvSpec
 
@@ -25,17 +28,22 @@ __all__ = ["GymnasiumConfig", "GymnasiumEnv"]
 
 Argument = bool | int | float | str
 
+_BROKEN_PIPE = (EOFError, BrokenPipeError, ConnectionResetError)
+"""What a pipe says once the process at its other end is gone."""
+
 
 @ENVS.register("gymnasium")
 @dataclass(frozen=True, kw_only=True)
 class GymnasiumConfig(EnvConfig):
     """Any Gymnasium environment with discrete actions, by its id.
 
-    uint8 images [H, W], [H, W, C] or [C, H, W] become [C, H, W]; numeric boxes keep their shape as
-    float32; whatever else Gymnasium can flatten becomes a float32 vector. uint8 that is no image is
-    divided by its upper bound. Your own environment: register it in your script before
-    the config is made. Gymnasium 1.4.0 does not load the entry point ``gymnasium.envs`` of
-    installed packages.
+    A box of three axes, [H, W, C] or [C, H, W], is an image and becomes [C, H, W], as does uint8
+    [H, W]: uint8 as it is, any other type as float32, divided by 255 where the box's bounds are 0
+    and 255. Other numeric boxes keep their shape as float32; whatever else Gymnasium can flatten
+    becomes a float32 vector. uint8 that is no image is divided by its upper bound.
+
+    Your own environment: register it in your script before the config is made. Gymnasium 1.4.0
+    does not load the entry point ``gymnasium.envs`` of installed packages.
     """
 
     id: str = "CartPole-v1"
@@ -88,6 +96,10 @@ class GymnasiumConfig(EnvConfig):
                 raise ConfigError(
                     f"kwargs: got {named(name)} = {shown(value)}, expected True, False, a number "
                     "or a string"
+                )
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ConfigError(
+                    f"kwargs: got {name} = {value!r}, expected a finite number: JSON knows no other"
                 )
 
     @property
@@ -146,6 +158,12 @@ def _explained(config: GymnasiumConfig) -> Iterator[None]:
     except Exception as error:
         if isinstance(error, (ImportError, gymnasium.error.DependencyNotInstalled)):
             raise ImportError(f"{config.id} cannot be made: {error}") from error
+        if config.processes and isinstance(error, _BROKEN_PIPE):
+            raise ConfigError(
+                f"processes: a process of {config.id} died as it started, and may have said more "
+                'above. In a script, what trains has to stand below `if __name__ == "__main__":`, '
+                "for each process runs the script anew"
+            ) from error
         arguments = f" with {config.kwargs}" if config.kwargs else ""
         raise ConfigError(
             f"id: {config.id} cannot be made{arguments}: {type(error).__name__}: {error}"
@@ -164,55 +182,13 @@ def _spec(config: GymnasiumConfig, observations: Any, actions: Any) -> EnvSpec:
             f"{config.id} has the observation space {observations}, which cannot be flattened to a "
             "vector"
         )
-    example = _observer(observations, 1)(batch_space(observations).sample())
+    example = observer(observations, 1)(batch_space(observations).sample())
     return EnvSpec(
         name=f"gymnasium/{config.id}",
         observation_shape=example.shape[1:],
+        observation_dtype="uint8" if example.dtype == np.uint8 else "float32",
         num_actions=int(actions.n),
     )
-
-
-def _observer(space: Any, num_envs: int) -> Callable[[Any], NDArray[Any]]:
-    """Turns a vector environment's observations into ``[B, ...]``, as GymnasiumConfig says."""
-    from gymnasium import spaces
-    from gymnasium.vector.utils import batch_space, iterate
-
-    bounds = _bounds(space)
-    if isinstance(space, spaces.Box):
-        if space.dtype == np.uint8 and len(space.shape) in (2, 3):
-            return _channels_first
-        bounds = bounds.reshape(space.shape)
-        return lambda obs: np.asarray(obs, np.float32) / bounds
-    batch = batch_space(space, num_envs)
-
-    def observe(obs: Any) -> NDArray[Any]:
-        rows = [np.asarray(spaces.flatten(space, row), np.float32) for row in iterate(batch, obs)]
-        return np.stack(rows) / bounds
-
-    return observe
-
-
-def _channels_first(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """[B, H, W], [B, H, W, C] or [B, C, H, W] as [B, C, H, W]: the first axis is the channels'
-    where it is shorter than both others."""
-    if images.ndim == 3:
-        return images[:, None]
-    first, *others = images.shape[1:]
-    if first < min(others):
-        return images
-    return np.ascontiguousarray(images.transpose(0, 3, 1, 2))
-
-
-def _bounds(space: Any) -> NDArray[np.float32]:
-    """What each entry of a flattened space is divided by: the upper bound of uint8, else 1."""
-    from gymnasium import spaces
-
-    if isinstance(space, (spaces.Dict, spaces.Tuple)):
-        parts = space.values() if isinstance(space, spaces.Dict) else space
-        return np.concatenate([np.ones(0, np.float32), *map(_bounds, parts)])
-    if isinstance(space, spaces.Box) and space.dtype == np.uint8:
-        return np.maximum(space.high.ravel().astype(np.float32), 1)
-    return np.ones(spaces.flatdim(space), np.float32)
 
 
 @contextmanager
@@ -245,8 +221,7 @@ class GymnasiumEnv:
         self._seeds = list(seeds)
         self._render = render
         self._lifetime = Lifetime()
-        self._stepping = False
-        self._books = Books(self.num_envs)
+        self._calls = False  # one was begun, and did not end
         vector: dict[str, Any] = {"autoreset_mode": gymnasium.vector.AutoresetMode.NEXT_STEP}
         if config.processes:
             vector["context"] = "spawn"
@@ -263,34 +238,58 @@ class GymnasiumEnv:
         observations: Any = self._env.single_observation_space
         actions: Any = self._env.single_action_space
         self.spec = _spec(config, observations, actions)
-        self._observe = _observer(observations, self.num_envs)
+        self._books = Books(self.num_envs, self.spec.name)
+        self._observe = observer(observations, self.num_envs)
         self._first_action = int(actions.start)
 
     def reset(self) -> NDArray[Any]:
         """Start every column: the first observations. Once only."""
         self._lifetime.start()
-        return self._observe(self._env.reset(seed=self._seeds)[0])
+        with self._calling():
+            obs, _ = self._env.reset(seed=self._seeds)
+        return self._books.begin(self._observe(obs))
 
     def step(self, action: NDArray[Any]) -> EnvStep:
         """Play one action per column. Raises ActionError for anything but B action numbers."""
         self._lifetime.check_started()
         action = check_action(action, self.num_envs, self.spec.num_actions)
-        self._stepping = True
-        try:
-            answer = self._env.step(action + self._first_action)
-        except (EOFError, ConnectionError) as error:  # of a pipe; what columns raise comes as it is
-            raise RuntimeError(f"the process of one {self.config.id} has died") from error
-        self._stepping = False
-        obs, reward, terminated, truncated, _ = answer
+        with self._calling():
+            obs, reward, terminated, truncated, _ = self._env.step(action + self._first_action)
         truncated = truncated & ~terminated
         return self._books.enter(
             self._observe(obs),
-            reward=np.asarray(reward, np.float32),
+            reward=reward,
             terminated=terminated,
             truncated=truncated,
             game_end=terminated | truncated,
             game_cut=truncated,
         )
+
+    @contextmanager
+    def _calling(self) -> Iterator[None]:
+        """Around a call that all columns answer. What they raise comes as it is."""
+        self._calls = True
+        try:
+            yield
+        except _BROKEN_PIPE as error:
+            if not self.config.processes:
+                raise
+            raise RuntimeError(self._death()) from error
+        self._calls = False
+
+    def _death(self) -> str:
+        """Which process has died, and of what."""
+        processes = self._env.processes
+        ended = wait([process.sentinel for process in processes], timeout=1)
+        column = next((c for c, p in enumerate(processes) if p.sentinel in ended), None)
+        cause = ""
+        if column is not None:
+            processes[column].join(1)
+            code = processes[column].exitcode or 0
+            cause = f" ({signal.strsignal(-code) if code < 0 else f'exit code {code}'})"
+        arguments = f", made with {self.config.kwargs}," if self.config.kwargs else ""
+        which = "one environment" if column is None else f"environment {column}"
+        return f"the process of {which} of {self.config.id}{arguments} has died{cause}"
 
     def render(self, column: int) -> NDArray[np.uint8]:
         """The environment's own picture of one column, ``[height, width, 3]``."""
@@ -302,7 +301,7 @@ class GymnasiumEnv:
             picture = self._env.render()[column]
         except gymnasium.error.DependencyNotInstalled as error:
             raise ImportError(f"{self.config.id} cannot be drawn: {error}") from error
-        return _screen(picture, self.config.id)
+        return screen(picture, self.config.id)
 
     def describe(self) -> dict[str, Any]:
         """The id, the environment's class, arguments and limit, gymnasium's version."""
@@ -328,33 +327,12 @@ class GymnasiumEnv:
         if env is None:
             return
         if self.config.processes and (
-            self._stepping or not all(process.is_alive() for process in env.processes)
+            self._calls or not all(process.is_alive() for process in env.processes)
         ):
-            # one has died, or a step was broken off: asked to close, they might never answer
+            # one has died, or a call was broken off: asked to close, they might never answer
             for process in env.processes:
                 process.kill()
                 process.join()
             env.closed = True
         else:
             env.close()
-
-
-def _screen(picture: Any, id: str) -> NDArray[np.uint8]:
-    """A rendered picture as uint8 ``[H, W, 3]``: grey, with an alpha channel or of another integer
-    type as well. RuntimeError for what is none."""
-    screen = np.asarray(picture)
-    if screen.ndim == 2:
-        screen = screen[..., None]
-    if (
-        screen.ndim != 3
-        or not screen.size
-        or screen.shape[2] not in (1, 3, 4)
-        or screen.dtype.kind not in "iu"
-        or not 0 <= screen.min() <= screen.max() <= 255
-    ):
-        raise RuntimeError(
-            f"{id} draws {type(picture).__name__} {screen.dtype} {list(screen.shape)}, expected "
-            "whole numbers from 0 to 255 [height, width, 3]"
-        )
-    channels = [0, 0, 0] if screen.shape[2] == 1 else [0, 1, 2]
-    return np.ascontiguousarray(screen[..., channels], dtype=np.uint8)

@@ -141,11 +141,11 @@ class PoolEnv:
         self._pool = pool
         self._observe = observe
         self._ended_by_itself = ended_by_itself
-        self._books = Books(self.num_envs)
+        self._books = Books(self.num_envs, spec.name)
 
     def reset(self) -> NDArray[Any]:
         """Start every column: the first observations. Once only."""
-        return self._observe(self._pool.reset()[0])
+        return self._books.begin(self._observe(self._pool.reset()[0]))
 
     def step(self, action: NDArray[Any]) -> EnvStep:
         """Play one action per column. Raises ActionError for anything but B action numbers."""

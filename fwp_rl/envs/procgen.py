@@ -71,7 +71,12 @@ class ProcgenConfig(EnvConfig):
         object.__setattr__(self, "task", _canonical_task(self.task))
 
     def spec(self) -> EnvSpec:
-        return EnvSpec(name=f"procgen/{self.task}", observation_shape=(3, 64, 64), num_actions=15)
+        return EnvSpec(
+            name=f"procgen/{self.task}",
+            observation_shape=(3, 64, 64),
+            observation_dtype="uint8",
+            num_actions=15,
+        )
 
     def frame_rate(self) -> float:
         return 15.0

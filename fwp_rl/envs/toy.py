@@ -87,7 +87,7 @@ class RecallEnv:
         self._seeds = [int(seed) for seed in seeds]
         self._render = render
         self._lifetime = Lifetime()
-        self._books = Books(self.num_envs)
+        self._books = Books(self.num_envs, self.spec.name)
         self._draws = ColumnDraws(seeds)
         self._step = np.zeros(self.num_envs, np.int64)
         self._cue = self._draws.integers(config.num_cues)
@@ -97,7 +97,7 @@ class RecallEnv:
         """The first observations ``[B, num_cues + 2]``. Once only."""
         self._lifetime.start()
         self._obs = self._observe()
-        return self._obs
+        return self._books.begin(self._obs)
 
     def step(self, action: NDArray[Any]) -> EnvStep:
         """Play one action per column. Raises ActionError for anything but B action numbers."""
@@ -212,20 +212,20 @@ class ScriptedEnv:
         self.num_envs = num_envs
         self._render = render
         self._lifetime = Lifetime()
-        self._books = Books(num_envs)
+        self._books = Books(num_envs, self.spec.name)
         self._episode = np.zeros(num_envs, np.int64)
         self._step = np.zeros(num_envs, np.int64)
 
     def reset(self) -> NDArray[np.float32]:
         """The first observations ``[B, 3]``. Once only."""
         self._lifetime.start()
-        return self._observe()
+        return self._books.begin(self._observe())
 
     def step(self, action: NDArray[Any]) -> EnvStep:
         """Play one step of the script. Raises ActionError as any environment does."""
         self._lifetime.check_started()
         check_action(action, self.num_envs, self.spec.num_actions)
-        reward = np.zeros(self.num_envs, np.float32)
+        reward = np.zeros(self.num_envs)
         ends = np.full(self.num_envs, "", dtype="U10")
         for column in range(self.num_envs):
             if self._books.dummy[column]:

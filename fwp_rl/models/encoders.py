@@ -3,12 +3,13 @@
 ``nature_cnn``     Mnih et al., "Human-level control through deep reinforcement learning" (2015),
                    initialised as in CleanRL.
 ``impala_resnet``  the deep residual network of Espeholt et al., "IMPALA" (2018), 15 convolutions.
-``mlp``            for observations that are not images.
+``mlp``            for observations that are not images; it takes images too, flattened.
 
 uint8 observations are turned into floats and divided by 255 here, at the last moment, so that
-everything before moves a quarter of the bytes. Convolutions run channels-last, which on a CPU
-makes training steps 1.2 (nature_cnn) to 1.5 times (impala_resnet) as fast; the parameters stay
-contiguous, which costs next to nothing and spares whoever saves them a conversion.
+everything before moves a quarter of the bytes; floats are taken as they are.
+Convolutions run channels-last, which on a CPU makes training steps 1.2 (nature_cnn) to 1.5 times
+(impala_resnet) as fast; the parameters stay contiguous, which costs next to nothing and spares
+whoever saves them a conversion.
 """
 
 import math

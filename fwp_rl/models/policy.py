@@ -58,6 +58,7 @@ class Policy(nn.Module):
         super().__init__()
         self.config = config
         self.spec = spec
+        self._obs_dtype = torch.uint8 if spec.observation_dtype == "uint8" else torch.float32
         self.encoder = config.encoder.build(spec.observation_shape)
         input_size = self.encoder.output_size + config.last_reward
         if config.last_action:
@@ -73,16 +74,22 @@ class Policy(nn.Module):
     def forward(self, observation: Observation, state: State) -> PolicyOutput:
         """Logits and values of T steps; acting is T = 1. Gradients reach the state.
 
-        Raises ValueError where the observation is not of the shape that the policy was built for.
+        Raises ValueError where the observation is not of the shape and dtype that the policy was
+        built for.
         """
         obs = observation.obs
+        if obs.dtype != self._obs_dtype:
+            raise ValueError(
+                f"obs has dtype {obs.dtype}, expected {self._obs_dtype} for {self.spec.name}"
+            )
         expected = (*observation.reset.shape, *self.spec.observation_shape)
         if obs.shape != expected:
             raise ValueError(
                 f"obs has shape {tuple(obs.shape)}, expected [T, B, *observation_shape] = "
                 f"{expected} for {self.spec.name}"
             )
-        with torch.autocast(obs.device.type, torch.bfloat16, enabled=self._bfloat16(obs.device)):
+        bfloat16 = self.uses_bfloat16(obs.device)
+        with torch.autocast(obs.device.type, torch.bfloat16, enabled=bfloat16):
             features = self.encoder(obs.flatten(0, 1))
         inputs = [features.float().unflatten(0, obs.shape[:2])]
         if self.config.last_reward:
@@ -100,7 +107,8 @@ class Policy(nn.Module):
         limit = self.config.reward_clip
         return reward if limit is None else reward.clamp(-limit, limit)
 
-    def _bfloat16(self, device: torch.device) -> bool:
+    def uses_bfloat16(self, device: torch.device) -> bool:
+        """Whether the encoder computes in bfloat16 there, as ``precision`` says."""
         if self.config.precision == "auto":
             return has_bfloat16(device)
         return self.config.precision == "bfloat16"

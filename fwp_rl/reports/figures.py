@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from fwp_rl.reports.plots import new_figure
+from fwp_rl.reports.plots import new_figure, plain_texts
 from fwp_rl.reports.statistics import Estimate, Profile
 from fwp_rl.terminal import format_count
 
@@ -56,12 +56,11 @@ class Styles:
 
 def draw(figure: Draw, kind: Literal["png", "svg"], theme: Theme) -> bytes:
     """The finished file; ImportError where matplotlib is missing."""
-    made = figure(theme)
     out = io.BytesIO()
     # without the date, the same runs give the same bytes
-    made.savefig(
-        out, format=kind, transparent=True, metadata={"Date": None} if kind == "svg" else None
-    )
+    metadata = {"Date": None} if kind == "svg" else None
+    with plain_texts():
+        figure(theme).savefig(out, format=kind, transparent=True, metadata=metadata)
     return out.getvalue()
 
 
@@ -78,18 +77,18 @@ def figure_curves(
         columns = min(2, len(curves))
         rows = math.ceil(len(curves) / columns)
         made, panels = _panels(theme, rows, columns, width=4.6, height=3.1)
+        lines: dict[str, Any] = {}
         for axes, (task, by_label) in zip(panels, curves.items(), strict=False):
             for label, runs in by_label.items():
                 style = styles.of(label, theme)
                 steps, returns = _on_one_grid(runs)
                 if not len(steps):
                     continue
-                axes.plot(
+                (lines[label],) = axes.plot(
                     steps,
                     returns.mean(axis=0),
                     color=style["color"],
                     linestyle=style["linestyle"],
-                    label=label,
                 )
                 if len(returns) > 1:
                     axes.fill_between(
@@ -104,7 +103,7 @@ def figure_curves(
             axes.xaxis.set_major_formatter(lambda x, _: format_count(x))
         for axes in panels[len(curves) :]:
             axes.set_visible(False)
-        _legend(made, panels[: len(curves)], theme)
+        _legend(made, lines, theme)
         return made
 
     return figure
@@ -152,14 +151,14 @@ def figure_profiles(profiles: Mapping[str, Profile], styles: Styles) -> Draw:
 
     def figure(theme: Theme) -> Any:
         made, (axes,) = _panels(theme, 1, 1, width=6.4, height=3.6)
+        lines: dict[str, Any] = {}
         for label, profile in profiles.items():
             style = styles.of(label, theme)
-            axes.plot(
+            (lines[label],) = axes.plot(
                 profile.thresholds,
                 profile.value,
                 color=style["color"],
                 linestyle=style["linestyle"],
-                label=label,
             )
             if profile.low is not None and profile.high is not None:
                 axes.fill_between(
@@ -172,7 +171,7 @@ def figure_profiles(profiles: Mapping[str, Profile], styles: Styles) -> Draw:
                 )
         _finish(axes, theme, title="", x="normalised score τ", y="fraction of runs with score > τ")
         axes.set_ylim(-0.02, 1.02)
-        _legend(made, [axes], theme)
+        _legend(made, lines, theme)
         return made
 
     return figure
@@ -247,20 +246,19 @@ def _finish(axes: Any, theme: Theme, *, title: str, x: str, y: str) -> None:
     axes.spines[["left", "bottom"]].set_color(theme.faint)
 
 
-def _legend(figure: Any, panels: Sequence[Any], theme: Theme) -> None:
-    """One legend for all panels, below them."""
-    handles: dict[str, Any] = {}
-    for axes in panels:
-        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
-            handles.setdefault(label, handle)
-    if handles:
+def _legend(figure: Any, lines: Mapping[str, Any], theme: Theme) -> None:
+    """One legend for all panels, below them.
+
+    lines  label → one of its lines. matplotlib's own list would lack labels that begin with _
+    """
+    if lines:
         # about 11 characters of this size are an inch
-        room = figure.get_figwidth() * 11 / (max(map(len, handles)) + 7)
+        room = figure.get_figwidth() * 11 / (max(map(len, lines)) + 7)
         figure.legend(
-            handles.values(),
-            handles.keys(),
+            lines.values(),
+            lines.keys(),
             loc="outside lower center",
-            ncols=min(4, len(handles), max(1, int(room))),
+            ncols=min(4, len(lines), max(1, int(room))),
             frameon=False,
             fontsize=9,
             labelcolor=theme.text,

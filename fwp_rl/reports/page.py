@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from fwp_rl import __version__
+from fwp_rl.config import ConfigError
 from fwp_rl.reports import tables
 from fwp_rl.reports.figures import (
     DARK,
@@ -28,8 +29,9 @@ from fwp_rl.reports.figures import (
     figure_improvement,
     figure_profiles,
 )
-from fwp_rl.reports.plots import RETURN, curve_points, moving_average
+from fwp_rl.reports.plots import moving_average
 from fwp_rl.reports.records import Records
+from fwp_rl.reports.sources import plain
 from fwp_rl.reports.statistics import (
     Scores,
     aggregate,
@@ -86,11 +88,22 @@ class _Page:
 def write_report(records: Records, folder: Path, *, title: str) -> Path:
     """Write the page, its figures and its tables; returns the page's path.
 
-    ImportError where matplotlib or jinja2 is missing (extra ``reports``).
+    ConfigError where the folder cannot be written. ImportError where matplotlib or jinja2 is
+    missing (extra ``reports``).
     """
     template = _template()
-    for name in ("figures", "tables"):
-        (folder / name).mkdir(parents=True, exist_ok=True)
+    try:
+        for name in ("figures", "tables"):
+            (folder / name).mkdir(parents=True, exist_ok=True)
+        return _write(template, records, folder, title)
+    except OSError as error:
+        raise ConfigError(
+            f"{folder}: the report cannot be written there ({error.strerror}); name another folder "
+            "with -o"
+        ) from error
+
+
+def _write(template: Any, records: Records, folder: Path, title: str) -> Path:
     page = _Page(folder=folder)
     styles = Styles(records.labels)
     page.add(
@@ -112,7 +125,7 @@ def write_report(records: Records, folder: Path, *, title: str) -> Path:
     for table in shown:
         write_file(folder / "tables" / f"{table.name}.csv", _csv(table))
     text = template.render(
-        title=title,
+        title=plain(title),
         made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         version=__version__,
         records=records,
@@ -122,7 +135,7 @@ def write_report(records: Records, folder: Path, *, title: str) -> Path:
         clips=_clips(records, folder),
     )
     path = folder / "report.html"
-    write_file(path, text)
+    write_file(path, text.encode("utf-8", "replace"))
     return path
 
 
@@ -180,7 +193,7 @@ def _normalized(records: Records) -> tuple[dict[str, Scores], list[str]]:
     without, unscored = set(), []
     for run in records.runs:
         if run.score is None:
-            unscored.append(run.path.name)
+            unscored.append(plain(run.path.name))
             continue
         value = normalized_score(run.config.env, run.score.mean)
         if value is None:
@@ -209,7 +222,7 @@ def _normalized(records: Records) -> tuple[dict[str, Scores], list[str]]:
 def _curves(records: Records) -> dict[str, dict[str, list[tuple[Any, Any]]]]:
     curves: dict[str, dict[str, list[tuple[Any, Any]]]] = {}
     for run in records.runs:
-        steps, returns = curve_points(run.rows, RETURN)
+        steps, returns = run.curve
         if len(steps):
             returns = moving_average(returns, max(1, len(returns) // 20))
         curves.setdefault(run.task, {}).setdefault(run.label, []).append((steps, returns))
@@ -225,8 +238,11 @@ def _clips(records: Records, folder: Path) -> list[Clip]:
             if video is None:
                 continue
             kind = "video/mp4" if video.suffix == ".mp4" else "image/gif"
-            small = video.stat().st_size <= CLIP_BYTES
-            data = _data_uri(kind, video.read_bytes()) if small else None
+            try:
+                small = video.stat().st_size <= CLIP_BYTES
+                data = _data_uri(kind, video.read_bytes()) if small else None
+            except OSError:
+                continue
             path = tables.relative(video, folder)
             clips.append(Clip(label=label, task=task, path=path, kind=kind, data=data))
     return clips
@@ -243,12 +259,12 @@ def _opaque(figure: Draw) -> Draw:
     return made
 
 
-def _csv(table: Table) -> str:
+def _csv(table: Table) -> bytes:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(table.columns)
     writer.writerows([cell.text for cell in row] for row in table.rows)
-    return out.getvalue()
+    return out.getvalue().encode("utf-8", "replace")
 
 
 def _data_uri(kind: str, data: bytes) -> str:

@@ -3,32 +3,45 @@
 import io
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fwp_rl.reports.sources import plain
 from fwp_rl.runs.directory import RunDirectory
 from fwp_rl.runs.files import write_file
 from fwp_rl.runs.metrics import read_metrics
 from fwp_rl.terminal import format_count
 
 __all__ = [
+    "CURVE_POINTS",
     "RETURN",
+    "Floats",
     "compare_learning_curves",
     "curve_points",
     "draw_learning_curve",
+    "evaluation_curve",
     "learning_curve",
     "moving_average",
     "new_figure",
+    "plain_texts",
 ]
 
 RETURN = "charts/episode_return"
+EVALUATION, EVALUATION_LOW, EVALUATION_HIGH = (
+    f"evaluation/{name}" for name in ("mean_return", "interval_low", "interval_high")
+)
+
+CURVE_POINTS = 5_000
+"""Rows of a run's metrics that are drawn, at most."""
 
 # Okabe and Ito's palette, told apart by colour-blind readers and in grey
-BLUE, VERMILION = "#0072B2", "#D55E00"
-PALETTE = (BLUE, VERMILION, "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+BLUE, VERMILION, GREEN = "#0072B2", "#D55E00", "#009E73"
+PALETTE = (BLUE, VERMILION, GREEN, "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 
 Floats = NDArray[np.float64]
 
@@ -44,8 +57,13 @@ def learning_curve(
     ImportError where matplotlib is missing.
     """
     directory = RunDirectory.open(run)
+    rows = [
+        row
+        for names in ((RETURN,), (EVALUATION, EVALUATION_LOW, EVALUATION_HIGH))
+        for row in read_metrics(directory.metrics, names=names, limit=CURVE_POINTS)
+    ]
     png = draw_learning_curve(
-        read_metrics(directory.metrics),
+        rows,
         title=directory.path.resolve().name if title is None else title,
         evaluation=evaluation,
     )
@@ -59,30 +77,84 @@ def draw_learning_curve(
     title: str,
     evaluation: Mapping[str, Any] | None = None,
 ) -> bytes:
-    """A PNG of the mean return of recent games against environment steps."""
+    """A PNG of the mean return of recent games against environment steps, and of the evaluations
+    made meanwhile."""
     figure, axes = _figure()
     steps, returns = curve_points(rows, RETURN)
     window = max(1, len(steps) // 20)
     if window > 1:
         axes.plot(steps, returns, ".", color=BLUE, alpha=0.25, markersize=3, markeredgewidth=0)
         smooth = moving_average(returns, window)
-        axes.plot(steps, smooth, color=BLUE, label=f"training, mean of {window} updates")
+        axes.plot(steps, smooth, color=BLUE, label="training, smoothed over 5 % of the run")
     elif len(steps):
         axes.plot(steps, returns, ".-", color=BLUE, label="training")
+    meanwhile = [
+        _Point(row["step"], row[EVALUATION], row.get(EVALUATION_LOW), row.get(EVALUATION_HIGH))
+        for row in rows
+        if math.isfinite(row.get(EVALUATION, math.nan))
+    ]
+    _points(axes, meanwhile, color=GREEN, fmt="o-", label="evaluations, 95 % interval")
     if evaluation is not None and evaluation.get("step") is not None:
-        mean, interval = evaluation["summary"]["mean"], evaluation["summary"]["interval"]
-        low, high = (mean, mean) if interval is None else interval
-        axes.errorbar(
-            evaluation["step"],
-            mean,
-            yerr=[[mean - low], [high - mean]],
-            fmt="D",
-            color=VERMILION,
-            markersize=5,
-            capsize=4,
-            label=f"evaluation, {evaluation['protocol']['games']} games, 95 % interval",
-        )
+        games = evaluation["protocol"]["games"]
+        label = f"last evaluation, {games} games, 95 % interval"
+        _points(axes, [_Point.of(evaluation)], color=VERMILION, fmt="D", label=label)
     return _png(figure, axes, title=title, label="return of recent games")
+
+
+def evaluation_curve(results: Sequence[Mapping[str, Any]], path: Path, title: str) -> Path:
+    """Draw evaluations of several checkpoints: mean return against step, with the 95 % intervals.
+
+    results  what ``evaluate`` returned for each of them, in any order; one without a step, which a
+             policy of unknown origin may have, is left out
+    path     the PNG to write; returned
+    """
+    known = sorted((r for r in results if r.get("step") is not None), key=lambda r: int(r["step"]))
+    figure, axes = _figure()
+    games = sorted({result["protocol"]["games"] for result in known})
+    counts = " to ".join(f"{count:,}" for count in dict.fromkeys(games[:1] + games[-1:]))
+    label = f"mean of {counts} games, 95 % interval"
+    _points(axes, list(map(_Point.of, known)), color=VERMILION, fmt="o-", label=label)
+    write_file(path, _png(figure, axes, title=title, label="mean return of whole games"))
+    return path
+
+
+@dataclass(frozen=True, slots=True)
+class _Point:
+    """An evaluation; its ends are None or NaN where it has no interval."""
+
+    step: float
+    mean: float
+    low: float | None
+    high: float | None
+
+    @classmethod
+    def of(cls, result: Mapping[str, Any]) -> "_Point":
+        low, high = result["summary"]["interval"] or (None, None)
+        return cls(result["step"], result["summary"]["mean"], low, high)
+
+    def lengths(self) -> tuple[float, float]:
+        """How far its interval reaches down and up."""
+        low, high = (
+            self.mean if end is None or math.isnan(end) else end for end in (self.low, self.high)
+        )
+        return max(self.mean - low, 0.0), max(high - self.mean, 0.0)
+
+
+def _points(axes: Any, points: Sequence[_Point], *, color: str, fmt: str, label: str) -> None:
+    if points:
+        axes.errorbar(
+            [point.step for point in points],
+            [point.mean for point in points],
+            yerr=np.transpose([point.lengths() for point in points]),
+            color=color,
+            fmt=fmt,
+            label=label,
+            linewidth=1,
+            markersize=5,
+            capsize=3,
+            clip_on=False,  # a point at step 0 is whole
+            zorder=3,
+        )
 
 
 def compare_learning_curves(
@@ -127,6 +199,14 @@ def new_figure(size: tuple[float, float]) -> Any:
     return figure
 
 
+def plain_texts() -> AbstractContextManager[object]:
+    """Where a picture is drawn: names are text, though they may hold two dollar signs, between
+    which matplotlib would expect a formula."""
+    import matplotlib
+
+    return matplotlib.rc_context({"text.parse_math": False})
+
+
 def curve_points(rows: Sequence[Mapping[str, float]], metric: str) -> tuple[Floats, Floats]:
     """Steps, and the metric's values at those where it is finite."""
     points = [
@@ -138,6 +218,11 @@ def curve_points(rows: Sequence[Mapping[str, float]], metric: str) -> tuple[Floa
 
 def _png(figure: Any, axes: Any, *, title: str, label: str) -> bytes:
     """Title, axes and legend, the same in all pictures; the finished file."""
+    with plain_texts():
+        return _finished(figure, axes, title=title, label=label)
+
+
+def _finished(figure: Any, axes: Any, *, title: str, label: str) -> bytes:
     from matplotlib.ticker import FuncFormatter
 
     if axes.has_data():
@@ -145,7 +230,8 @@ def _png(figure: Any, axes: Any, *, title: str, label: str) -> bytes:
     else:
         axes.text(0.5, 0.5, "no game has ended yet", ha="center", transform=axes.transAxes)
         axes.set(xticks=[], yticks=[])
-    axes.set_title(title, loc="left", fontsize="medium")
+    # parse_math: the title is made before the block begins
+    axes.set_title(plain(title), loc="left", fontsize="medium", parse_math=False)
     axes.set_xlabel("environment steps")
     axes.set_ylabel(label)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: format_count(x)))

@@ -1,9 +1,11 @@
 """What a report knows of each run, read from its directory.
 
 The score of a run is ``fwp_rl.runs.results.score``: of its last checkpoint, never the best of
-several. A directory that is no run, or that is damaged, is named and left out.
+several. A directory that is no run, or that cannot be reported on, is named and left out. What
+another hand has put into a run's files is taken for text and numbers, or not at all.
 """
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,53 +14,91 @@ from typing import Any
 
 from fwp_rl.ablation.layout import says_little
 from fwp_rl.cores import CORES
-from fwp_rl.reports.sources import find_runs, no_runs, reason
+from fwp_rl.cores.cost import Cost, cost
+from fwp_rl.envs.atari import protocol_in_words
+from fwp_rl.models.policy import Policy
+from fwp_rl.reports.plots import CURVE_POINTS, RETURN, Floats, curve_points
+from fwp_rl.reports.sources import find_runs, no_runs, plain, reason
 from fwp_rl.runs.config import TrainConfig
 from fwp_rl.runs.directory import RunDirectory
 from fwp_rl.runs.metrics import read_metrics
 from fwp_rl.runs.presets import experiment, load_preset
-from fwp_rl.runs.results import Score, paper_evaluation, score
+from fwp_rl.runs.results import paper_evaluation, score
 
-__all__ = ["Record", "Records", "read_records"]
+__all__ = ["Evaluation", "PaperEvaluation", "Record", "Records", "Size", "read_records"]
 
 _TASK_AXES = re.compile(r"task|game|games|preset|env(\..*)?")
-_VIDEOS = (".mp4", ".gif")
+_FILMS = {".mp4": (4, b"ftyp"), ".gif": (0, b"GIF8")}
+"""Suffix → what stands in such a file, and where."""
+_LONGEST_LABEL = 200
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Evaluation:
+    """A run's score.
+
+    interval  of the mean over games, 95 %; None where there is none
+    success   share of games that reached the goal; None for a task without one
+    protocol  of play, in words; None for a task with one set of rules
+    """
+
+    mean: float
+    games: int
+    step: int
+    interval: tuple[float, float] | None
+    success: float | None
+    protocol: str | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PaperEvaluation:
+    """Single lives, as the papers' code counts them: the mean of the runs' means, and their
+    standard deviation."""
+
+    mean: float
+    std: float
+    step: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Size:
+    """Parameters of the whole network, and what its core costs."""
+
+    parameters: int
+    core: Cost
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Record:
     """One run.
 
+    state       as ``RunDirectory.state`` has it
+    facts       versions, commit and machine, as name and value
     label       what is compared: the core, or the labels of an ablation's axes
     task        what it was trained on
-    rows        of metrics.jsonl
+    step        how far it came, and for how many ``seconds`` it trained
+    curve       steps and returns of recent games, thinned where there are many
     score       None where its last checkpoint was not evaluated
-    paper       the last checkpoint's newest evaluation of single lives, as the papers' code counts;
-                None without one
+    paper       None where its last checkpoint was not evaluated as the papers do
     """
 
     path: Path
     config: TrainConfig
-    status: Mapping[str, Any]
+    size: Size
+    state: str
+    facts: Sequence[tuple[str, str]]
     label: str
     task: str
-    rows: Sequence[Mapping[str, float]]
-    score: Score | None
-    paper: Mapping[str, Any] | None
+    step: int
+    seconds: float
+    curve: tuple[Floats, Floats]
+    score: Evaluation | None
+    paper: PaperEvaluation | None
     video: Path | None
 
     @property
     def seed(self) -> int:
         return self.config.seed
-
-    @property
-    def seconds(self) -> float:
-        """For which it has trained."""
-        return float(self.rows[-1]["time"]) if self.rows else 0.0
-
-    @property
-    def step(self) -> int:
-        return int(self.rows[-1]["step"]) if self.rows else 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,43 +128,133 @@ def read_records(paths: Sequence[str | Path]) -> Records:
     """
     found, skipped = find_runs(paths)
     runs = []
+    sizes: dict[str, Size] = {}
     for path, labels in found.items():
         try:
-            runs.append(_read(path, labels))
+            runs.append(_read(path, labels, sizes))
         # whatever is wrong with one directory, the others are reported on
         except Exception as error:
-            skipped[str(path)] = reason(error, path)
+            skipped[plain(str(path))] = reason(error, path)
     if not runs:
         raise no_runs(skipped)
     return Records(runs=_told_apart(runs), skipped=skipped)
 
 
-def _read(path: Path, labels: Mapping[str, str]) -> Record:
+def _read(path: Path, labels: Mapping[str, str], sizes: dict[str, Size]) -> Record:
+    """sizes  of the networks that earlier runs have: to build one takes a while"""
     run = RunDirectory.open(path)
     config = load_preset(run.config)
-    videos = sorted(p for p in (path / "videos").glob("*") if p.suffix in _VIDEOS)
     task = config.env.spec().name.rpartition("/")[2]
     compared = [
         _in_words(axis, label)
         for axis, label in labels.items()
         if axis != "seed" and not _TASK_AXES.fullmatch(axis)
     ]
+    rows = read_metrics(run.metrics, names=(RETURN,), limit=CURVE_POINTS)
+    times = [row["time"] for row in rows if math.isfinite(row.get("time", math.nan))]
+    network = repr(experiment(config, without=("seed", "total_steps")))
+    if network not in sizes:
+        sizes[network] = _size(config)
+    label = ", ".join(compared) or CORES.name_of(type(config.core))
     return Record(
         path=path,
         config=config,
-        status=run.read_status(),
-        label=", ".join(compared) or CORES.name_of(type(config.core)),
-        task=labels.get("task", task),
-        rows=read_metrics(run.metrics) if run.metrics.is_file() else [],
-        score=score(run),
-        paper=paper_evaluation(run),
-        video=videos[-1] if videos else None,
+        size=sizes[network],
+        state=run.state(),
+        facts=_facts(run),
+        label=label[:_LONGEST_LABEL],
+        task=labels.get("task", task)[:_LONGEST_LABEL],
+        step=int(rows[-1]["step"]) if rows else 0,
+        seconds=times[-1] if times else 0.0,
+        curve=curve_points(rows, RETURN),
+        score=_score(run),
+        paper=_paper(run),
+        video=_film(path),
     )
 
 
 def _in_words(axis: str, label: str) -> str:
     """The label, with its axis where it would say nothing alone: ``heads 2``."""
     return f"{axis.rpartition('.')[2]} {label}" if says_little(label) else label
+
+
+def _size(config: TrainConfig) -> Size:
+    policy = Policy(config, config.env.spec())
+    return Size(
+        parameters=sum(parameter.numel() for parameter in policy.parameters()),
+        core=cost(config.core, policy.core.input_size),
+    )
+
+
+def _facts(run: RunDirectory) -> list[tuple[str, str]]:
+    try:
+        status = run.read_status()
+    except (OSError, RuntimeError):
+        status = {}
+    versions = status.get("versions")
+    facts = dict(versions) if isinstance(versions, dict) else {}
+    facts |= {"commit": status.get("commit"), "machine": status.get("host") or "unknown"}
+    return [(plain(name), plain(value)) for name, value in facts.items() if isinstance(value, str)]
+
+
+def _score(run: RunDirectory) -> Evaluation | None:
+    found = score(run)
+    if found is None:
+        return None
+    summary, environment = found.result["summary"], found.result.get("environment")
+    success = summary.get("success")
+    rate = success.get("rate") if isinstance(success, dict) else None
+    return Evaluation(
+        mean=found.mean,
+        games=found.games,
+        step=found.step,
+        interval=_pair(summary.get("interval")),
+        success=rate if _is_number(rate) else None,
+        protocol=_protocol(environment) if isinstance(environment, dict) else None,
+    )
+
+
+def _paper(run: RunDirectory) -> PaperEvaluation | None:
+    found = paper_evaluation(run)
+    if found is None:
+        return None
+    summary, step = found["summary"], found.get("step")
+    return PaperEvaluation(
+        mean=float(summary["mean"]),
+        std=float(summary["std_of_run_means"]),
+        step=step if type(step) is int else 0,
+    )
+
+
+def _protocol(environment: dict[str, Any]) -> str | None:
+    try:
+        return plain(protocol_in_words(environment))
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return None
+
+
+def _pair(value: Any) -> tuple[float, float] | None:
+    if isinstance(value, list) and len(value) == 2 and all(map(_is_number, value)):
+        return float(value[0]), float(value[1])
+    return None
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and abs(value) < 1e300  # no NaN, and a float can hold it
+
+
+def _film(path: Path) -> Path | None:
+    """The run's last film. A link that leads out of the run directory is none: the page goes to
+    others, and must not take along what lies elsewhere."""
+    home = path.resolve()
+    films = []
+    for file in sorted((path / "videos").glob("*")):
+        place, mark = _FILMS.get(file.suffix, (0, b""))
+        if mark and file.is_file() and file.resolve().is_relative_to(home):
+            with file.open("rb") as opened:
+                if opened.read(16)[place:].startswith(mark):
+                    films.append(file)
+    return films[-1] if films else None
 
 
 def _told_apart(runs: list[Record]) -> list[Record]:
@@ -139,5 +269,5 @@ def _told_apart(runs: list[Record]) -> list[Record]:
         differing = [key for key in keys if len({repr(c.get(key)) for c in configs.values()}) > 1]
         for path, config in configs.items():
             words = [f"{key.removeprefix('core.')} {config.get(key)}" for key in differing]
-            suffix[path] = f" ({', '.join(words)})" if words else ""
+            suffix[path] = plain(f" ({', '.join(words)})") if words else ""
     return [replace(run, label=run.label + suffix[run.path]) for run in runs]

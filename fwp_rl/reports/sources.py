@@ -7,10 +7,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from fwp_rl.config import ConfigError
-from fwp_rl.runs.directory import RunDirectory, RunError
-from fwp_rl.runs.files import parse_json
+from fwp_rl.runs.directory import RunDirectory
+from fwp_rl.runs.files import read_json
 
-__all__ = ["find_runs", "no_runs", "reason"]
+__all__ = ["find_runs", "no_runs", "plain", "reason"]
+
+_LONGEST_REASON = 300
 
 
 def find_runs(
@@ -25,16 +27,20 @@ def find_runs(
     skipped: dict[str, str] = {}
     seen: set[Path] = set()
     for given in map(Path, paths):
-        for path, labels in _expand(given):
-            if path.resolve() in seen:
-                continue
-            seen.add(path.resolve())
+        try:
+            expanded = list(_expand(given))
+        except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle
+            skipped[plain(str(given))] = reason(error, given)
+            continue
+        for path, labels in expanded:
             try:
-                RunDirectory.open(path)
-            except (RunError, OSError) as error:
-                skipped[str(path)] = reason(error, path)
-            else:
-                found[path] = labels
+                real = path.resolve()
+                if real not in seen:
+                    seen.add(real)
+                    RunDirectory.open(path)
+                    found[path] = labels
+            except (OSError, RuntimeError) as error:
+                skipped[plain(str(path))] = reason(error, path)
     if not found:
         raise no_runs(skipped)
     return found, skipped
@@ -50,8 +56,22 @@ def no_runs(skipped: Mapping[str, str]) -> ConfigError:
 
 
 def reason(error: Exception, path: Path) -> str:
-    """What an error says of a path, to stand beside the path."""
-    return str(error).removeprefix(f"{path}: ") or type(error).__name__
+    """What an error says of a path, to stand beside the path, in one line."""
+    if isinstance(error, OSError):
+        said = error.strerror or ""
+    elif isinstance(error, (ConfigError, RuntimeError)):  # they say all in one sentence
+        said = str(error).removeprefix(f"{path}: ")
+    else:
+        said = f"{type(error).__name__}: {error}"
+    said = plain(said) or type(error).__name__
+    return said if len(said) <= _LONGEST_REASON else f"{said[:_LONGEST_REASON]} ..."
+
+
+def plain(text: str) -> str:
+    """A name from elsewhere as one line that anything can show: what is no printable character of
+    UTF-8 becomes a space or a question mark."""
+    valid = text.encode("utf-8", "replace").decode()
+    return "".join(letter if letter.isprintable() else " " for letter in valid)
 
 
 def _expand(path: Path) -> Iterator[tuple[Path, Mapping[str, str]]]:
@@ -59,20 +79,26 @@ def _expand(path: Path) -> Iterator[tuple[Path, Mapping[str, str]]]:
     if RunDirectory.is_run(path) or not path.is_dir():
         yield path, {}
         return
-    labels: dict[str, Mapping[str, str]] = {}
-    ablation = path / "ablation.json"
-    if ablation.is_file():
-        try:
-            cells = parse_json(ablation.read_bytes(), ablation)["cells"]
-            labels = {cell["run"]: cell["labels"] for cell in cells}
-        except (OSError, RuntimeError, KeyError, TypeError):
-            labels = {}  # damaged: the runs speak for themselves
+    labels = _labels(path / "ablation.json")
     below = [p for p in sorted(path.iterdir()) if p.is_dir() and not p.name.startswith(".")]
     # an ablation's own folders, and what a report has written, are no runs
     below = [p for p in below if p.name not in ("configs", "logs", "report")]
-    if labels:
-        below.sort(key=lambda p: list(labels).index(p.name) if p.name in labels else len(labels))
+    order = {name: place for place, name in enumerate(labels)}
+    below.sort(key=lambda p: order.get(p.name, len(order)))
     if not below:
         yield path, {}
     for folder in below:
         yield folder, labels.get(folder.name, {})
+
+
+def _labels(file: Path) -> dict[str, dict[str, str]]:
+    """Run directory → axis → label, as an ablation.json says. Where it cannot be read, the runs
+    speak for themselves."""
+    try:
+        cells = read_json(file)["cells"]
+        return {
+            cell["run"]: {plain(axis): plain(label) for axis, label in cell["labels"].items()}
+            for cell in cells
+        }
+    except (OSError, RuntimeError, KeyError, TypeError, AttributeError):
+        return {}

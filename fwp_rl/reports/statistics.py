@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fwp_rl.envs import EnvConfig
+from fwp_rl.envs.base import normalized_score
 
 __all__ = [
     "MIN_RUNS",
@@ -60,12 +60,6 @@ class Profile:
     low: Floats | None
     high: Floats | None
     reason: str | None = None
-
-
-def normalized_score(env: EnvConfig, score: float) -> float | None:
-    """(score − low) / (high − low) by the task's ``score_bounds``; None for a task without."""
-    bounds = env.score_bounds()
-    return None if bounds is None else (score - bounds[0]) / (bounds[1] - bounds[0])
 
 
 def aggregate(scores: Scores, *, resamples: int = RESAMPLES, seed: int = 0) -> dict[str, Estimate]:

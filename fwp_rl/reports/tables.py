@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
-from fwp_rl.cores.cost import cost
-from fwp_rl.envs.atari import protocol_in_words
 from fwp_rl.envs.atari.scores import PUBLISHED, Published
-from fwp_rl.models.policy import Policy
 from fwp_rl.reports.records import Record, Records
+from fwp_rl.reports.sources import plain
 from fwp_rl.reports.statistics import normalized_score
 from fwp_rl.runs.config import AGENTS
 from fwp_rl.runs.presets import experiment
@@ -51,17 +50,13 @@ def what_was_run(records: Records) -> Table:
     for run in records.runs:
         add("agent", AGENTS.name_of(type(run.config)))
         add("steps", f"{run.config.total_steps:,}")
-        add("state", run.status.get("state", "unknown"))
+        add("state", run.state)
         if run.score is not None:
-            environment = run.score.result.get("environment", {})
-            if "protocol" in environment:
-                add("protocol of play", protocol_in_words(environment))
+            if run.score.protocol is not None:
+                add("protocol of play", run.score.protocol)
             add("score", f"mean of {run.score.games} whole games, sampled actions, last checkpoint")
-        for name, version in run.status.get("versions", {}).items():
-            add(name, version)
-        if run.status.get("commit"):
-            add("commit", run.status["commit"])
-        add("machine", run.status.get("host", "unknown"))
+        for name, value in run.facts:
+            add(name, value)
     total = len(records.runs)
     rows = [
         [Cell(name), Cell(value), Cell("all" if count == total else str(count), number=True)]
@@ -121,11 +116,7 @@ def scores(records: Records) -> Table:
             values = [score.mean for _, score in group]
             normalized = [normalized_score(run.config.env, score.mean) for run, score in group]
             known = [value for value in normalized if value is not None]
-            success = [
-                score.result["summary"]["success"]["rate"]
-                for _, score in group
-                if score.result["summary"].get("success")
-            ]
+            success = [score.success for _, score in group if score.success is not None]
             rows.append(
                 [
                     Cell(task),
@@ -167,17 +158,16 @@ def published(records: Records) -> Table | None:
     for run in records.runs:
         if run.paper is None:
             continue
-        summary = run.paper["summary"]
         task = run.config.env.spec().name
         theirs: list[Published | None] = [entry for entry in PUBLISHED if entry.task == task]
-        ours = f"{summary['mean']:.1f} ± {summary['std_of_run_means']:.1f}"
+        ours = f"{run.paper.mean:.1f} ± {run.paper.std:.1f}"
         for entry in theirs or [None]:
             rows.append(
                 [
                     Cell(run.task),
                     Cell(run.label),
                     Cell(str(run.seed), number=True),
-                    Cell(f"{run.paper.get('step') or 0:,}", number=True),
+                    Cell(f"{run.paper.step:,}", number=True),
                     Cell(ours, number=True),
                     Cell("" if entry is None else f"{entry.score:,.0f}", number=True),
                     Cell("none found" if entry is None else entry.in_words()),
@@ -203,17 +193,14 @@ def costs(records: Records) -> Table:
             group = records.of(label, task)
             if not group:
                 continue
-            config = group[0].config
-            policy = Policy(config, config.env.spec())
-            counts = cost(config.core, policy.core.input_size)
+            size = group[0].size
             speeds = [run.step / run.seconds for run in group if run.seconds]
-            total = sum(parameter.numel() for parameter in policy.parameters())
             rows.append(
                 [
                     Cell(task),
                     Cell(label),
-                    Cell(f"{total:,}", number=True),
-                    *(Cell(f"{count:,}", number=True) for count in counts),
+                    Cell(f"{size.parameters:,}", number=True),
+                    *(Cell(f"{count:,}", number=True) for count in size.core),
                     Cell(f"{statistics.median(speeds):,.0f}" if speeds else "", number=True),
                     Cell(format_seconds(sum(run.seconds for run in group)), number=True),
                 ]
@@ -237,7 +224,7 @@ def runs(records: Records, folder: Path) -> Table:
     rows = []
     for run in records.runs:
         score = run.score
-        interval = None if score is None else score.result["summary"].get("interval")
+        interval = None if score is None else score.interval
         rows.append(
             [
                 Cell(run.task),
@@ -248,14 +235,15 @@ def runs(records: Records, folder: Path) -> Table:
                 Cell("" if score is None else str(score.games), number=True),
                 Cell("" if score is None else f"{score.step:,}", number=True),
                 Cell("" if interval is None else "{:.2f} to {:.2f}".format(*interval), number=True),
-                Cell(str(run.status.get("state", "unknown"))),
-                Cell(run.path.name, link=relative(run.path, folder)),
+                Cell(run.state),
+                Cell(plain(run.path.name), link=relative(run.path, folder)),
             ]
         )
     return Table(
         name="runs",
         title="Runs",
-        caption="The interval is over the games of one evaluation: it says nothing about seeds.",
+        caption="The interval is over the games of one evaluation: it says nothing about seeds. "
+        "Killed: it says that it runs, and no process trains there.",
         columns=(
             *("task", "variant", "seed", "steps", "score", "games", "at step", "95 % interval"),
             *("state", "directory"),
@@ -265,5 +253,7 @@ def runs(records: Records, folder: Path) -> Table:
 
 
 def relative(path: Path, folder: Path) -> str:
-    """The address of a file or folder, as seen from the page."""
-    return Path(os.path.relpath(path.resolve(), folder.resolve())).as_posix()
+    """The address of a file or folder, as seen from the page. A name may hold #, ? or %, or look
+    like the scheme of an address: quoted, and behind a dot, it is a path."""
+    steps = Path(os.path.relpath(path.resolve(), folder.resolve())).as_posix()
+    return f"./{quote(os.fsencode(steps))}"

@@ -15,9 +15,9 @@ import queue
 import threading
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Literal, Protocol
 
 import torch
@@ -28,13 +28,21 @@ from fwp_rl.envs import EnvConfig, Game, VectorEnv
 from fwp_rl.machine import check_device_name, choose_device, usable_cores
 from fwp_rl.models.policy import Policy
 from fwp_rl.rl.collector import Actor, Collector, Stopwatch, empty_rollout
+from fwp_rl.rl.pulse import Cancelled, Pulse
 from fwp_rl.rl.replay import copy_columns
 from fwp_rl.types import Rollout
 
 __all__ = ["Actors", "ActorsConfig", "Batch"]
 
-STOP_SECONDS = 60
-"""How long closing waits for an actor to come to the end of its unroll."""
+STOP_SECONDS = 60.0
+"""How long closing waits, at most, for an actor to come to the end of its step: in its first unroll
+it may be compiling."""
+
+STEP_SECONDS = 5.0
+"""The least that closing waits for an actor whose unrolls are known to be short."""
+
+POLL_SECONDS = 0.5
+"""How often who waits for an unroll looks whether to go on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,12 +109,15 @@ class Actors:
         generators: Sequence[torch.Generator],
         unroll_length: int,
         batch_size: int,
+        poll: Callable[[], object] = lambda: None,
     ) -> None:
         """Builds the environments and starts nothing.
 
         policy      the learner's; its device is where batches go
         seeds       one per environment column; their number is a multiple of ``config.count``
         generators  one per actor, on the actors' device: they draw its actions
+        poll        called again and again while ``next_batch`` waits, and before each step that is
+                    played in the learner's thread; what it raises leaves ``next_batch``
         """
         if len(seeds) % config.count:
             raise ConfigError(
@@ -118,6 +129,13 @@ class Actors:
         self._weights = _Weights(policy)
         self._assembly = _Assembly(policy, unroll_length, batch_size)
         columns = len(seeds) // config.count
+        inline = config.kind == "inline"
+        closing = threading.Event()
+
+        def check() -> None:
+            if closing.is_set():
+                raise Cancelled
+
         # pools beside each other share the cores
         threads = max(1, usable_cores() // config.count)
         with ExitStack() as made:
@@ -128,19 +146,24 @@ class Actors:
                 made.callback(pool.close)
                 players.append(
                     _Player(
-                        index,
+                        Pulse(f"actor-{index}", poll if inline else check),
+                        index * columns,
                         copy.deepcopy(policy).to(generator.device),
                         pool,
                         self._weights,
                         generator=generator,
                         unroll_length=unroll_length,
-                        buffers=config.buffers if config.kind == "threads" else 1,
+                        buffers=1 if inline else config.buffers,
                         cpu_threads=config.cpu_threads,
                         pin_memory=generator.device.type == "cpu" and self._device.type == "cuda",
                     )
                 )
             made.pop_all()
-        self._source: _Source = _Threads(players) if config.kind == "threads" else _Inline(players)
+        self.pulses = [player.pulse for player in players]
+        """Each actor's sign of life."""
+        self._source: _Source = (
+            _Inline(players) if inline else _Threads(players, closing=closing, poll=poll)
+        )
 
     def start(self, policy: Policy) -> None:
         """Begin to play with these weights."""
@@ -166,7 +189,7 @@ class Actors:
         return self._assembly.next_batch(self._source)
 
     def close(self) -> None:
-        """End all actors and close their environments. Waits for an unroll that is under way."""
+        """End all actors and close their environments. Waits for the steps that are under way."""
         self._source.close()
 
 
@@ -220,7 +243,8 @@ class _Player:
 
     def __init__(
         self,
-        index: int,
+        pulse: Pulse,
+        first_column: int,
         policy: Policy,
         env: VectorEnv,
         weights: _Weights,
@@ -231,12 +255,13 @@ class _Player:
         cpu_threads: int,
         pin_memory: bool,
     ) -> None:
-        self.index = index
+        self.pulse = pulse
         self.env = env
         self.cpu_threads = cpu_threads
         self.device = generator.device
         self.free: queue.SimpleQueue[Rollout | None] = queue.SimpleQueue()
         """Buffers to play into; None asks the actor to end."""
+        self._first_column = first_column
         self._policy = policy
         self._weights = weights
         self._version = 0
@@ -249,7 +274,13 @@ class _Player:
     def begin(self) -> None:
         """Start the environment's episodes."""
         self._version = self._weights.fetch(self._policy, self._version)
-        actor = Actor(self._policy, self.env, generator=self._generator, stopwatch=self._stopwatch)
+        actor = Actor(
+            self._policy,
+            self.env,
+            generator=self._generator,
+            stopwatch=self._stopwatch,
+            pulse=self.pulse,
+        )
         self._collector = Collector(actor, self._unroll_length)
         for _ in range(self._buffers):
             self.free.put(self._collector.new_rollout(pin_memory=self._pin_memory))
@@ -270,7 +301,8 @@ class _Player:
             player=self,
             rollout=rollout,
             version=self._version,
-            games=games,
+            # a game's column is one of all actors' together
+            games=[replace(game, column=self._first_column + game.column) for game in games],
             seconds=self._stopwatch.take(),
             wall=wall,
         )
@@ -310,13 +342,16 @@ class _Inline:
 class _Threads:
     """A thread for each player."""
 
-    def __init__(self, players: list[_Player]) -> None:
+    def __init__(
+        self, players: list[_Player], *, closing: threading.Event, poll: Callable[[], object]
+    ) -> None:
+        """``closing`` ends the players at their next step; ``poll`` is called while waiting."""
         self._players = players
+        self._closing = closing
+        self._poll = poll
         self._finished: queue.SimpleQueue[_Unroll | BaseException] = queue.SimpleQueue()
         self._threads = [
-            threading.Thread(
-                target=self._play, args=(player,), name=f"actor-{player.index}", daemon=True
-            )
+            threading.Thread(target=self._play, args=(player,), name=player.pulse.name, daemon=True)
             for player in players
         ]
 
@@ -325,21 +360,30 @@ class _Threads:
             thread.start()
 
     def take(self) -> _Unroll:
-        item = self._finished.get()
-        if isinstance(item, BaseException):
-            raise item
-        return item
+        # A queue that is never empty must not keep the poll from being asked: it tells, too, of an
+        # actor that hangs while the others feed the learner.
+        while True:
+            self._poll()
+            try:
+                item = self._finished.get(timeout=POLL_SECONDS)
+            except queue.Empty:
+                continue
+            if isinstance(item, BaseException):
+                raise item
+            return item
 
     def close(self) -> None:
+        self._closing.set()
         for player in self._players:
-            player.free.put(None)
-        deadline = time.monotonic() + STOP_SECONDS
+            player.free.put(None)  # wakes one that waits for a buffer
+        start = time.monotonic()
         for player, thread in zip(self._players, self._threads, strict=True):
+            patience = _patience(player.pulse)
             if thread.ident is not None:
-                thread.join(max(0.0, deadline - time.monotonic()))
+                thread.join(max(0.0, start + patience - time.monotonic()))
             if thread.is_alive():
                 warnings.warn(
-                    f"{thread.name} has not ended within {STOP_SECONDS} seconds: its environment "
+                    f"{thread.name} has not ended within {patience:.0f} seconds: its environment "
                     "hangs, and ends with the process",
                     stacklevel=2,
                 )
@@ -357,9 +401,18 @@ class _Threads:
                 player.begin()
                 while (unroll := player.unroll()) is not None:
                     self._finished.put(unroll)
+        except Cancelled:
+            pass
         except BaseException as error:
             error.add_note(f"This happened in {threading.current_thread().name}.")
             self._finished.put(error)
+
+
+def _patience(pulse: Pulse) -> float:
+    """Seconds to wait for a player to come to the end of its step."""
+    if pulse.unroll_seconds is None:  # its first step may be compiling
+        return STOP_SECONDS
+    return min(STOP_SECONDS, max(STEP_SECONDS, 2 * pulse.unroll_seconds))
 
 
 class _Assembly:

@@ -15,6 +15,7 @@ from torch import Tensor
 from fwp_rl.envs import EnvStep, Game, VectorEnv
 from fwp_rl.models.categorical import greedy_action, sample_action
 from fwp_rl.models.policy import Policy
+from fwp_rl.rl.pulse import Pulse
 from fwp_rl.types import Observation, PolicyOutput, Rollout, State
 
 __all__ = ["Actor", "ActorStep", "Collector", "Stopwatch", "empty_rollout"]
@@ -62,13 +63,19 @@ class Actor:
         generator: torch.Generator,
         greedy: bool = False,
         stopwatch: Stopwatch | None = None,
+        pulse: Pulse | None = None,
     ) -> None:
-        """Resets the environment. ``generator`` draws the actions, on the policy's device."""
+        """Resets the environment.
+
+        generator  draws the actions, on the policy's device
+        pulse      beats at every step, and may end the play before one
+        """
         self.policy = policy
         self.env = env
         self.generator = generator
         self.greedy = greedy
         self.stopwatch = stopwatch or Stopwatch()
+        self.pulse = pulse or Pulse("the environments")
         self.device = generator.device
         self.state: State = policy.initial_state(env.num_envs, self.device)
         shape = (1, env.num_envs)
@@ -83,13 +90,20 @@ class Actor:
     def step(self) -> ActorStep:
         """Act once in every column."""
         observation = self.observation
-        with self.stopwatch("acting"):
-            output = self.policy(observation, self.state)
-            logits = output.logits[0]
-            action = greedy_action(logits) if self.greedy else sample_action(logits, self.generator)
-            played = action.cpu().numpy()
-        with self.stopwatch("environment"):
-            answer = self.env.step(played)
+        self.pulse.act()
+        try:
+            with self.stopwatch("acting"):
+                output = self.policy(observation, self.state)
+                logits = output.logits[0]
+                action = (
+                    greedy_action(logits) if self.greedy else sample_action(logits, self.generator)
+                )
+                played = action.cpu().numpy()
+            with self.stopwatch("environment"):
+                self.pulse.step()
+                answer = self.env.step(played)
+        finally:
+            self.pulse.rest()
         reset = torch.from_numpy(answer.reset).to(self.device)
         reward = self.policy.clip_reward(torch.from_numpy(answer.reward).to(self.device))
         self.observation = Observation(
@@ -134,6 +148,7 @@ class Collector:
         """The next T steps of every column, and the games that ended in them."""
         rollout, actor = into or self._rollout, self.actor
         games: list[Game] = []
+        start = time.perf_counter()
         # The state goes over as it is: a step makes a new one and never changes the one it was
         # given, so what the learner replays from stays what the actor had here.
         rollout.initial_state = actor.state
@@ -152,6 +167,7 @@ class Collector:
         # obs[T], which nobody has acted on yet: here it is for the bootstrap value, and the next
         # rollout begins with it
         _store(rollout.observation, self.rollout_length, actor.observation)
+        actor.pulse.unrolled(time.perf_counter() - start)
         return rollout, games
 
 

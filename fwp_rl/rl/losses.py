@@ -17,7 +17,11 @@ def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
 
 
 def normalize(x: Tensor, mask: Tensor, epsilon: float = 1e-8) -> Tensor:
-    """x shifted and scaled to mean 0 and standard deviation 1 over the true entries of the mask."""
+    """x shifted and scaled to mean 0 and standard deviation 1 over the true entries of the mask.
+
+    Where all of them are equal they become 0, and so does one that is alone: there is no spread to
+    measure it by.
+    """
     mean = masked_mean(x, mask)
     variance = masked_mean((x - mean) ** 2, mask)
     return (x - mean) / (variance.sqrt() + epsilon)

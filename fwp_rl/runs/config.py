@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
 
-from fwp_rl.config import BOOKKEEPING, Range
+from fwp_rl.config import BOOKKEEPING, ConfigError, Range
 from fwp_rl.envs import EnvConfig
 from fwp_rl.envs.atari import AtariConfig
 from fwp_rl.machine import check_device_name
@@ -34,8 +34,21 @@ class TrainConfig(PolicyConfig):
     """Folder to write; by default a new one under runs/, named after what is trained."""
     checkpoint_minutes: Annotated[float, Range(0, above=True), BOOKKEEPING] = 5.0
     """Minutes between checkpoints: the most that a killed run loses."""
+    keep_checkpoints_every: Annotated[int | None, Range(1), BOOKKEEPING] = None
+    """Environment steps between checkpoints that are kept for ever; none keeps the last two and
+    the best."""
     evaluation_games: Annotated[int, Range(0), BOOKKEEPING] = 30
     """Whole games to evaluate after training; 0 skips evaluation."""
+    evaluate_every: Annotated[int | None, Range(1), BOOKKEEPING] = None
+    """Environment steps between evaluations while training, of evaluation_games whole games each,
+    in environments of their own; the best checkpoint is then the best of these. None: no
+    evaluations, and the best checkpoint is that of the best training return. Meanwhile nothing is
+    learned, and actors play on until their buffers are full. The time is not in steps/s."""
+    hang_seconds: Annotated[float, Range(0), BOOKKEEPING] = 60.0
+    """Seconds without an answer after which an environment counts as hung, and at least 20 times
+    its mean unroll: the run is saved and ends with an error. 0: never."""
+    log_every: Annotated[int, Range(1), BOOKKEEPING] = 1
+    """Updates between two rows of the log; a row holds their means."""
     video: Annotated[bool, BOOKKEEPING] = True
     """Record one game after training, where the environment has a screen."""
     keep_memory: Annotated[bool, BOOKKEEPING] = True
@@ -49,6 +62,11 @@ class TrainConfig(PolicyConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_device_name(self.device)
+        if self.evaluate_every is not None and not self.evaluation_games:
+            raise ConfigError(
+                f"evaluate_every: got {self.evaluate_every} with evaluation_games = 0, expected "
+                "evaluation_games of 1 or more"
+            )
 
     def train(self, *, resume: Path | None = None) -> Path:
         """Train, as ``fwp_rl.train`` does before all else; returns the run directory."""

@@ -12,15 +12,16 @@ runs/<name>/
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import socket
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import yaml
 from filelock import FileLock, Timeout
@@ -118,6 +119,25 @@ class RunDirectory:
         return cls(path)
 
     @classmethod
+    def create_default(cls, parent: str | Path, name: str) -> RunDirectory:
+        """Make the directory of a new run below ``parent`` under a name that nobody has: ``name``,
+        or ``name-2``, ``name-3``, ... Runs that start in the same second, on one host or on several
+        that share the disk, get one each. RunError where nothing can be written."""
+        parent = Path(parent)
+        try:
+            parent.mkdir(parents=True, exist_ok=True)
+            for number in itertools.count(1):
+                path = parent / (name if number == 1 else f"{name}-{number}")
+                with suppress(FileExistsError):
+                    path.mkdir()  # which one process alone succeeds in
+                    break
+        except OSError as error:
+            raise RunError(
+                f"{parent}: cannot be made or written: {error.strerror}; name a --run-dir"
+            ) from error
+        return cls.create(path)
+
+    @classmethod
     def open(cls, path: str | Path) -> RunDirectory:
         """The directory of an existing run, or a RunError."""
         path = Path(path)
@@ -164,17 +184,31 @@ class RunDirectory:
         write_file(self.config, yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
 
     def write_status(
-        self, state: RunState, *, step: int, total: int, device: torch.device | str = "cpu"
+        self,
+        state: RunState,
+        *,
+        step: int,
+        total: int,
+        device: torch.device | str = "cpu",
+        run: Mapping[str, Any] | None = None,
     ) -> None:
-        """Write status.json. ``started`` stays what it was at the first time."""
+        """Write status.json. ``started`` stays what it was at the first time.
+
+        run  the run's identity
+        """
         now = datetime.now(UTC).isoformat(timespec="seconds")
+        try:
+            started = self.read_status().get("started", now)
+        except (CheckpointError, OSError):  # damaged: it is written anew
+            started = now
         status = {
+            "run": run,
             "state": state,
             "step": step,
             "total": total,
             "pid": os.getpid(),
             "host": socket.gethostname(),
-            "started": self.read_status().get("started", now),
+            "started": started,
             "updated": now,
             **facts(device),
         }
@@ -186,6 +220,32 @@ class RunDirectory:
             return read_json(self.status)
         except FileNotFoundError:
             return {}
+
+    def state(self) -> str:
+        """What status.json says, but ``killed`` where it says running and no process trains there;
+        ``unknown`` where it says nothing that can be read."""
+        try:
+            state = self.read_status().get("state")
+        except (OSError, RuntimeError):
+            return "unknown"
+        if state not in get_args(RunState):
+            return "unknown"
+        try:
+            return "killed" if state == "running" and not self.is_locked() else str(state)
+        except (OSError, NotImplementedError):  # a lock that cannot be asked
+            return str(state)
+
+    def is_locked(self) -> bool:
+        """Whether a process trains there. OSError where that cannot be told."""
+        if not (self.path / _LOCK).exists():
+            return False
+        lock = FileLock(self.path / _LOCK)
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            return True
+        lock.release()
+        return False
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -208,7 +268,8 @@ class RunDirectory:
             write_json(holder, {"pid": os.getpid(), "host": socket.gethostname()})
             yield
         finally:
-            holder.unlink(missing_ok=True)
+            with suppress(OSError):  # what ended the training is to be heard
+                holder.unlink()
             lock.release()
 
 

@@ -237,6 +237,7 @@ def _describe(sealed: SealedFolder) -> _Description:
             name=spec.name,
             observation_shape=tuple(spec.observation_shape),
             num_actions=spec.num_actions,
+            observation_dtype=spec.observation_dtype,
         ),
         env=env_config_from_dict(config.env, source=f"{source}: env"),
         metadata=dict(config.metadata),
@@ -256,7 +257,7 @@ def _answer(policy: Policy) -> dict[str, list[float]]:
     time_steps, columns = 4, 2
     shape = (time_steps, columns, *policy.spec.observation_shape)
     noise = _noise(math.prod(shape)).reshape(shape)
-    is_image = len(policy.spec.observation_shape) == 3
+    is_image = policy.spec.observation_dtype == "uint8"
     reset = torch.zeros(time_steps, columns, dtype=torch.bool)
     reset[0], reset[2, 1] = True, True
     index = torch.arange(time_steps * columns).reshape(time_steps, columns)

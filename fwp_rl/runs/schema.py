@@ -25,6 +25,7 @@ __all__ = [
     "ManifestEntry",
     "OptimizerState",
     "SavedConfig",
+    "Strict",
     "checked",
 ]
 
@@ -60,18 +61,20 @@ Metadata = Annotated[dict[str, Any], AfterValidator(_stepped)]
 Scalar = bool | int | float | str | None
 
 
-class _Strict(BaseModel):
+class Strict(BaseModel):
+    """Types as they stand: no text for a number, no NaN."""
+
     model_config = ConfigDict(strict=True, frozen=True, allow_inf_nan=False)
 
 
-class ManifestEntry(_Strict):
+class ManifestEntry(Strict):
     """What a manifest says of one file."""
 
     size: Annotated[int, Field(ge=0, lt=2**63)]
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
-class Manifest(_Strict):
+class Manifest(Strict):
     """``manifest.json`` of a sealed folder, without its schema and seal."""
 
     kind: str
@@ -79,7 +82,7 @@ class Manifest(_Strict):
     files: dict[PlainName, ManifestEntry]
 
 
-class CheckpointAbout(_Strict):
+class CheckpointAbout(Strict):
     """What a checkpoint's manifest says of it."""
 
     step: Step
@@ -94,7 +97,7 @@ class CheckpointAbout(_Strict):
         return self
 
 
-class OptimizerGroup(_Strict):
+class OptimizerGroup(Strict):
     """A parameter group; its hyper-parameters are its other fields."""
 
     model_config = ConfigDict(extra="allow")
@@ -102,7 +105,7 @@ class OptimizerGroup(_Strict):
     parameters: Annotated[int, Field(ge=0, lt=2**31)]
 
 
-class OptimizerState(_Strict):
+class OptimizerState(Strict):
     """What JSON holds of an optimizer."""
 
     name: Annotated[str, Field(alias="class")]
@@ -121,14 +124,14 @@ class OptimizerState(_Strict):
         return self
 
 
-class RunIdentity(_Strict):
+class RunIdentity(Strict):
     """Whose checkpoint it is."""
 
     id: Annotated[str, Field(min_length=1, max_length=1000)]
     config: dict[str, Any]
 
 
-class CheckpointState(_Strict):
+class CheckpointState(Strict):
     """``state.json`` of a checkpoint; ``run`` is missing in those of schema 1."""
 
     optimizer: OptimizerState
@@ -136,12 +139,13 @@ class CheckpointState(_Strict):
     run: RunIdentity | None = None
 
 
-class Spec(_Strict):
+class Spec(Strict):
     """An ``EnvSpec``."""
 
     name: Annotated[str, Field(max_length=1000)]
     observation_shape: Annotated[list[Size], FailFast(), Field(min_length=1, max_length=8)]
     num_actions: Size
+    observation_dtype: Literal["uint8", "float32"] | None = None
 
     @model_validator(mode="after")
     def _fits(self) -> "Spec":
@@ -153,14 +157,14 @@ class Spec(_Strict):
         return self
 
 
-class Probe(_Strict):
+class Probe(Strict):
     """What the network answered when it was saved."""
 
     logits: Numbers
     value: Numbers
 
 
-class SavedConfig(_Strict):
+class SavedConfig(Strict):
     """``config.json`` of a policy folder. ``policy`` and ``env`` are configs, checked as such."""
 
     policy: dict[str, Any]
@@ -170,7 +174,7 @@ class SavedConfig(_Strict):
     probe: Probe
 
 
-class EvaluationProtocol(_Strict):
+class EvaluationProtocol(Strict):
     """How the games of an evaluation were played."""
 
     name: str | None = None
@@ -179,14 +183,14 @@ class EvaluationProtocol(_Strict):
     games: int | None = None
 
 
-class EvaluationSummary(_Strict):
+class EvaluationSummary(Strict):
     """What came of them."""
 
     mean: float
     std_of_run_means: float | None = None
 
 
-class Evaluation(_Strict):
+class Evaluation(Strict):
     """What a run's score needs of a file under ``evaluations/``."""
 
     step: Step | None = None

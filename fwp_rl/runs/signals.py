@@ -1,4 +1,5 @@
-"""Stopping on request: SIGTERM, SIGINT and Slurm's SIGUSR1 ask, the training loop obeys."""
+"""Stopping on request. SIGTERM, SIGINT, SIGHUP (a closed terminal) and the warnings of clusters,
+SIGUSR1 and SIGUSR2, ask; the training loop obeys."""
 
 import os
 import signal
@@ -6,9 +7,15 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any
 
-__all__ = ["StopRequest"]
+__all__ = ["StopRequest", "StopTraining"]
 
-_NAMES = ("SIGINT", "SIGTERM", "SIGUSR1")  # Windows has no SIGUSR1
+# Windows has the first two alone
+_NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
+
+
+class StopTraining(BaseException):
+    """Raised between two steps once a stop was asked for: no failure, and no ``except Exception``
+    is meant to hold it up."""
 
 
 class StopRequest:
@@ -16,17 +23,28 @@ class StopRequest:
 
     The loop polls ``requested`` after each iteration, saves, and leaves with ``exit_code``. A
     second Ctrl-C raises KeyboardInterrupt at once. Outside the main thread, where Python delivers
-    no signals, nothing is changed.
+    no signals, nothing is changed. A signal that the process was told to ignore, as nohup does with
+    SIGHUP, stays ignored.
 
         with StopRequest() as stop:
             while not stop.requested: ...
     """
 
-    def __init__(self) -> None:
+    def __init__(self, doing: str = "saving and stopping") -> None:
+        """``doing`` is what the answer to a signal says."""
         self.signal: signal.Signals | None = None
         """The first signal that came."""
+        self.wakeups: int | None = None
+        """Where each signal's number can be read as a byte as soon as it comes, also while native
+        code keeps the main thread from its handler; None outside the context, and where Python
+        delivers no signals."""
+        self._doing = doing
         self._interrupts = 0
+        self._pending: BaseException | None = None
         self._previous: dict[signal.Signals, Any] = {}
+        self._previous_wakeups = -1
+        self._write_end = -1
+        self._thread = threading.main_thread()
 
     @property
     def requested(self) -> bool:
@@ -39,11 +57,19 @@ class StopRequest:
         return 0 if self.signal is None else 128 + self.signal
 
     def __enter__(self) -> "StopRequest":
-        if threading.current_thread() is threading.main_thread():
-            for name in _NAMES:
-                if hasattr(signal, name):
-                    number = signal.Signals[name]
+        if threading.current_thread() is not threading.main_thread():
+            return self
+        for name in _NAMES:
+            if hasattr(signal, name):
+                number = signal.Signals[name]
+                if signal.getsignal(number) != signal.SIG_IGN:
                     self._previous[number] = signal.signal(number, self._handle)
+        if hasattr(signal, "pthread_kill"):  # elsewhere only sockets can take the bytes
+            self.wakeups, self._write_end = os.pipe()
+            os.set_blocking(self._write_end, False)
+            self._previous_wakeups = signal.set_wakeup_fd(
+                self._write_end, warn_on_full_buffer=False
+            )
         return self
 
     def __exit__(
@@ -56,14 +82,36 @@ class StopRequest:
             # None stands for a handler that was not installed from Python
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
         self._previous.clear()
+        if self.wakeups is not None:
+            signal.set_wakeup_fd(self._previous_wakeups)
+            for descriptor in (self.wakeups, self._write_end):
+                os.close(descriptor)
+            self.wakeups = None
+
+    def note(self, number: int) -> None:
+        """Take a signal for asked; the first is answered on stderr."""
+        if self.signal is None and number in self._previous:
+            self.signal = signal.Signals(number)
+            how = "; Ctrl-C again quits at once" if number == signal.SIGINT else ""
+            # os.write, as print may have been interrupted half-way through its own lock
+            os.write(2, f"\n{self.signal.name}: {self._doing}{how}\n".encode())
+
+    def throw(self, error: BaseException) -> bool:
+        """Raise an error in the main thread, whatever Python code or system call it is in; asked by
+        another thread. False where that cannot be done."""
+        if self.wakeups is None or signal.SIGTERM not in self._previous:
+            return False
+        self._pending = error
+        assert self._thread.ident is not None  # it runs
+        signal.pthread_kill(self._thread.ident, signal.SIGTERM)
+        return True
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self._pending is not None and number == signal.SIGTERM:
+            error, self._pending = self._pending, None
+            raise error
         if number == signal.SIGINT:
             self._interrupts += 1
             if self._interrupts > 1:
                 raise KeyboardInterrupt
-        if self.signal is None:
-            self.signal = signal.Signals(number)
-            how = "; Ctrl-C again quits at once" if number == signal.SIGINT else ""
-            # os.write, as print may have been interrupted half-way through its own lock
-            os.write(2, f"\n{self.signal.name}: saving and stopping{how}\n".encode())
+        self.note(number)

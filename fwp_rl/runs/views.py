@@ -3,7 +3,9 @@
 A view shows what the run directory holds besides; no result is read from it.
 """
 
+import io
 import os
+import re
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,10 +20,13 @@ from tensorboard.compat.proto.types_pb2 import DT_STRING
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from fwp_rl.config import ConfigError
+from fwp_rl.runs.append import AppendedFile
 from fwp_rl.runs.config import LoggerName
 from fwp_rl.runs.files import CheckpointError, read_json, write_json
 
 __all__ = ["View", "check_logger", "open_view"]
+
+_EVENT_FILE = re.compile(r"events\.out\.tfevents\.(\d+)")
 
 WANDB_FILE = "wandb.json"
 """Holds the id under which a resumed run goes on; no key is ever written."""
@@ -42,9 +47,20 @@ class View(Protocol):
 
 
 def check_logger(logger: LoggerName) -> None:
-    """ConfigError where the logger's package is missing."""
-    if logger == "wandb":
-        _import_wandb()
+    """ConfigError where the logger's package is missing, or nobody is logged in; whoever sits at a
+    terminal is asked to."""
+    if logger != "wandb":
+        return
+    wandb = _import_wandb()
+    if os.environ.get("WANDB_MODE", "online") != "online":
+        return
+    try:
+        wandb.login(verify=False)  # a server out of reach is no reason to refuse
+    except Exception as error:
+        raise ConfigError(
+            f"logger: got 'wandb', which says: {error} WANDB_MODE=offline takes no login; or use "
+            "--logger tensorboard"
+        ) from error
 
 
 def open_view(
@@ -65,9 +81,12 @@ def open_view(
 
 
 _MEANINGS = {
-    "charts/episode_return": "Mean return of the last 100 games: raw reward, whole games",
-    "charts/episode_length": "Mean length of the last 100 games, in steps",
-    "charts/success_rate": "Share of the last 100 games that reached the goal",
+    "charts/episode_return": "Mean return of the latest finished blocks of games: the same number "
+    "of whole games of every environment, raw reward",
+    "charts/episode_length": "Mean length in steps of the latest finished blocks of games: the "
+    "same number of whole games of every environment",
+    "charts/success_rate": "Share of the latest finished blocks of games that reached the goal: "
+    "the same number of whole games of every environment",
     "charts/games": "Games finished so far",
     "charts/steps_per_second": "Environment steps per second since the last point",
     "core/beta_mean": "Mean write rate of the fast weights",
@@ -83,7 +102,10 @@ _MEANINGS = {
     "optimizer/learning_rate": "Learning rate",
     "optimizer/gradient_norm": "Norm of the gradient before clipping",
     "value/explained_variance": "Share of the targets' variance that the value explains; at most 1",
-    "evaluation/mean_return": "Mean return of the evaluation of the last checkpoint, whole games",
+    "evaluation/mean_return": "Mean return of an evaluation: whole games of environments of its "
+    "own",
+    "evaluation/interval_low": "Lower end of the 95 % interval of the evaluation's mean return",
+    "evaluation/interval_high": "Upper end of the 95 % interval of the evaluation's mean return",
 }
 """What TensorBoard says of a curve."""
 
@@ -98,15 +120,21 @@ class _EventFile:
 
     def __init__(self, directory: Path, start_step: int) -> None:
         """Tells TensorBoard to forget every point after ``start_step`` in the earlier files."""
-        number = len(list(directory.glob("events.out.tfevents.*")))
-        path = directory / f"events.out.tfevents.{number:010d}.fwp_rl"
-        self._file = path.open("xb")
-        self._records = RecordWriter(self._file)
-        self._described: set[str] = set()
+        self._directory = directory
         self._step = start_step
-        self._add(Event(file_version="brain.Event:2"))
-        restart = SessionLog(status=SessionLog.START)
-        self._add(Event(step=start_step + 1, session_log=restart))
+        self._number = -1
+        self._begin(start_step + 1)
+
+    def _begin(self, step: int) -> None:
+        """Open the next file, for points from this step on."""
+        names = (_EVENT_FILE.match(path.name) for path in self._directory.iterdir())
+        self._number = 1 + max([self._number, *(int(name[1]) for name in names if name)])
+        self._file = AppendedFile(
+            self._directory / f"events.out.tfevents.{self._number:010d}.fwp_rl"
+        )
+        self._described: set[str] = set()
+        self._write(Event(file_version="brain.Event:2"))
+        self._write(Event(step=step, session_log=SessionLog(status=SessionLog.START)))
 
     def scalars(self, step: int, metrics: Mapping[str, float]) -> None:
         values = []
@@ -142,9 +170,15 @@ class _EventFile:
         self._file.close()
 
     def _add(self, event: Event) -> None:
+        if self._file.vanished():
+            self._begin(event.step)
+        self._write(event)
+
+    def _write(self, event: Event) -> None:
         event.wall_time = time.time()
-        self._records.write(event.SerializeToString())
-        self._file.flush()
+        record = io.BytesIO()
+        RecordWriter(record).write(event.SerializeToString())
+        self._file.append(record.getvalue())
 
 
 class _Wandb:
@@ -159,7 +193,7 @@ class _Wandb:
         except (OSError, CheckpointError):
             known = None
         known = known if isinstance(known, str) else None
-        arguments: dict[str, Any] = {"id": known or wandb.util.generate_id(), "resume": "allow"}
+        arguments: dict[str, Any] = {} if known is None else {"id": known, "resume": "allow"}
         if config is not None:
             arguments["config"] = dict(config)
         self._run = wandb.init(
@@ -170,7 +204,7 @@ class _Wandb:
         )
         self._wandb = wandb
         if known is None:
-            write_json(file, {"id": arguments["id"]})
+            write_json(file, {"id": self._run.id})
         # A run resumed from a checkpoint goes back a little, which W&B's own counter cannot.
         self._run.define_metric("step")
         self._run.define_metric("*", step_metric="step")
@@ -192,8 +226,14 @@ def _import_wandb() -> Any:
     try:
         import wandb
     except ImportError as error:
-        raise ConfigError(
-            "logger: got 'wandb', but the package is not installed; "
-            "pip install 'fwp-rl[wandb]', or use --logger tensorboard"
-        ) from error
-    return wandb
+        reason = f"is not installed ({error})"
+    except Exception as error:  # such as a protobuf that it cannot work with
+        reason = f"cannot be imported ({type(error).__name__}: {error})"
+    else:
+        if hasattr(wandb, "init"):
+            return wandb
+        reason = "is not installed"  # a folder of this name, which it leaves behind, was imported
+    raise ConfigError(
+        f"logger: got 'wandb', but the package {reason}; pip install 'fwp-rl[wandb]', or use "
+        "--logger tensorboard"
+    )

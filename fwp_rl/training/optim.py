@@ -1,9 +1,14 @@
 """Learning-rate schedule and gradient clipping, shared by the agents."""
 
 import torch
-from torch import nn
+
+from fwp_rl.models.policy import Policy
+from fwp_rl.types import Rollout
 
 __all__ = ["clip_gradients", "linear_to_zero", "set_learning_rate"]
+
+LARGE = 1e4
+"""Numbers beyond this are no fit input for a network."""
 
 
 def linear_to_zero(start: float, step: int, total_steps: int) -> float:
@@ -20,16 +25,32 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) ->
         group["lr"] = learning_rate
 
 
-def clip_gradients(module: nn.Module, max_norm: float) -> torch.Tensor:
+def clip_gradients(policy: Policy, max_norm: float, rollout: Rollout) -> torch.Tensor:
     """Scale the gradients down to a global norm of at most ``max_norm``; returns the norm before.
+
+    rollout  what they were computed from: the error below names large numbers in it
 
     Raises FloatingPointError where the norm is not finite, before it can reach the weights.
     """
-    norm = nn.utils.clip_grad_norm_(module.parameters(), max_norm)
+    norm = torch.nn.utils.clip_grad_norm_(policy.parameters(), max_norm)
     if not torch.isfinite(norm):
         raise FloatingPointError(
             f"the gradient norm is {norm.item()}: the weights are untouched, and the last "
-            "checkpoint is good to resume from. If it comes back, start a new run with a smaller "
-            "learning rate or with --precision float32"
+            f"checkpoint is good to resume from. {_advice(policy, rollout)}"
         )
     return norm
+
+
+def _advice(policy: Policy, rollout: Rollout) -> str:
+    """Where a gradient that is not finite may come from."""
+    seen = {"observation": rollout.observation.obs, "reward": policy.clip_reward(rollout.reward)}
+    sizes = {name: x.abs().max().item() for name, x in seen.items()}
+    large = [f"{name}s up to {size:.3g}" for name, size in sizes.items() if not size <= LARGE]
+    if large:
+        return (
+            f"It learned from {' and '.join(large)}: scale such numbers down to the order of 1, in "
+            "the environment or a wrapper of it"
+        )
+    return (
+        "If it comes back, start a new run with a smaller learning rate or with --precision float32"
+    )

@@ -1,35 +1,44 @@
 """What surrounds an agent's training loop: the run directory and its lock, seeds, log, display,
-checkpoints, resuming and stopping. The loop itself stands in the agent's own file.
+checkpoints, evaluations, resuming and stopping. The loop itself stands in the agent's own file.
 """
 
 import dataclasses
 import time
-from collections import deque
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, closing
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager, suppress
 from datetime import datetime
+from errno import ENOENT
 from pathlib import Path
+from threading import Lock
 from types import TracebackType
-from typing import Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 import torch
-from torch import nn
 
 from fwp_rl.cores import CORES
 from fwp_rl.envs import Game
 from fwp_rl.machine import choose_device, keep_freed_memory, limit_threads
 from fwp_rl.models.policy import Policy
 from fwp_rl.rl.collector import Stopwatch
-from fwp_rl.runs.checkpoint import newest_good, save_checkpoint
+from fwp_rl.rl.pulse import Pulse
+from fwp_rl.runs.checkpoint import save_checkpoint
 from fwp_rl.runs.config import AGENTS, TrainConfig
+from fwp_rl.runs.crashes import trace_crashes
 from fwp_rl.runs.directory import RunDirectory, RunError, RunState, default_run_name
+from fwp_rl.runs.identity import new_identity
 from fwp_rl.runs.metrics import MetricsLogger
 from fwp_rl.runs.policy import save_policy
-from fwp_rl.runs.presets import bookkeeping, config_to_dict, first_change, load_preset
+from fwp_rl.runs.presets import config_to_dict
 from fwp_rl.runs.seeding import derive_seed, env_seeds, seed_everything
-from fwp_rl.runs.signals import StopRequest
+from fwp_rl.runs.signals import StopRequest, StopTraining
 from fwp_rl.runs.views import check_logger
 from fwp_rl.terminal import Progress
+from fwp_rl.training.evaluations import Evaluations
+from fwp_rl.training.log import TrainingLog
+from fwp_rl.training.restoring import restore
+from fwp_rl.training.scores import TrainingScores
+from fwp_rl.training.watchdog import Watchdog
 
 __all__ = ["TrainingSession"]
 
@@ -40,14 +49,11 @@ class _Closeable(Protocol):
 
 Resource = TypeVar("Resource", bound=_Closeable)
 
-RESUME_MAY_CHANGE = ("total_steps",)
-"""What a resumed run may set anew beside the fields that are bookkeeping."""
+FAILED_SAVES = 3
+"""So many checkpoints in a row that cannot be written end a run."""
 
-RECENT_GAMES = 100
-"""Games that the logged return and length are means of."""
-
-SCORED_GAMES = 20
-"""Games it takes before a checkpoint gets a score."""
+RETRY_SECONDS = 2.0
+"""Between two attempts to write the last checkpoint."""
 
 
 class TrainingSession:
@@ -56,13 +62,16 @@ class TrainingSession:
         with TrainingSession(config, resume=resume) as session:
             policy, optimizer = ...
             session.begin(policy, optimizer)
-            while session.step < config.total_steps and not session.stop_requested:
+            while session.step < config.total_steps:
+                with session.playing():
+                    ...  # environments step here, and here alone
                 ...
                 session.log(steps, games, metrics)
-                session.save_if_due(policy, optimizer)
-            session.save(policy, optimizer)
+                session.save_if_due()
+            session.save()
 
-    Leaving the context after a stop signal raises KeyboardInterrupt (Ctrl-C) or SystemExit(143).
+    A stop signal leaves through StopTraining: between two steps of play, or where the next begins.
+    Leaving the context then saves, and raises KeyboardInterrupt (Ctrl-C) or SystemExit(143).
     """
 
     def __init__(self, config: TrainConfig, *, resume: Path | None = None) -> None:
@@ -78,23 +87,24 @@ class TrainingSession:
             keep_freed_memory()
         seed_everything(config.seed)
         self._stop = StopRequest()
+        self._watchdog = Watchdog(self._stop, hang_seconds=config.hang_seconds, rescue=self._rescue)
         self._cleanup = ExitStack()
-        self._games = 0
-        self._recent: deque[tuple[float, int]] = deque(maxlen=RECENT_GAMES)
-        self._successes: deque[bool] = deque(maxlen=RECENT_GAMES)
-        self._logged = self._saved = time.monotonic()
+        self._scores = TrainingScores(config.env, config.num_envs)
+        self._milestone = 0
+        self._told: set[str] = set()
+        self._saved = time.monotonic()
         self._saved_step = -1
+        self._failed_saves = 0
         self._run: RunDirectory | None = None
         self._owned = False  # locked and begun: what a refused resume finds stays as it is
+        # Held but while environments step: who has it may read the weights and save them.
+        self._weights = Lock()
+        self._weights.acquire()
 
     @property
     def path(self) -> Path:
         """The run directory; exists from ``begin`` on."""
         return self._directory.path
-
-    @property
-    def stop_requested(self) -> bool:
-        return self._stop.requested
 
     def __enter__(self) -> "TrainingSession":
         return self
@@ -116,34 +126,42 @@ class TrainingSession:
         # streams, which a checkpoint is about to fill; it makes environments and actors only
         # after this, for their seeds depend on the step that a resumed run starts at.
         # First, what can fail for reasons of the machine fails before anything is written.
-        check_logger(self.config.logger)
+        if self.resume is None:  # a run that goes on does so without its view
+            check_logger(self.config.logger)
         self.config.env.make(1, [0]).close()
         if self.resume is None:
-            self._run = RunDirectory.create(self.config.run_dir or self._default_directory())
+            self._run = self._new_directory()
         else:
             self._run = RunDirectory.open(self.resume)
         # The lock comes before the checkpoint is read: nobody replaces it meanwhile.
         self._cleanup.enter_context(self._run.lock())
         terms = self.config.env.terms()
         notes = [] if terms is None else [terms]
+        self._policy, self._optimizer = policy, optimizer
+        self._identity = new_identity()
+        self._evaluations = Evaluations(self.config, self._run, self.device)
         if self.resume is not None:
-            notes += self._restore(policy, optimizer)
+            notes += self._restore()
         # Only now is the directory ours to write: a refused resume has left it as it was.
         self._owned = True
-        self._run.write_config(config_to_dict(self._described_config()))
+        self._run.write_config(self._described_config())
         self._write_status("running")
+        self._cleanup.enter_context(trace_crashes(self.path))
         # Drops the rows after the checkpoint, so it follows the restore.
-        self._logger = self._cleanup.enter_context(
+        logger = self._cleanup.enter_context(
             MetricsLogger(
                 self.path,
                 start_step=self.step,
                 logger=self.config.logger,
-                config=config_to_dict(self._described_config()),
+                config=self._described_config(),
+                warn=self.warn,
             )
         )
         self._cleanup.enter_context(self._stop)
+        self._cleanup.callback(self._watchdog.end)
+        self._watchdog.start()
         core = CORES.name_of(type(self.config.core))
-        self._progress = self._cleanup.enter_context(
+        progress = self._cleanup.enter_context(
             Progress(
                 self.config.total_steps,
                 title=f"{self._task()}, {core}",
@@ -151,17 +169,17 @@ class TrainingSession:
                 plain=self.config.plain,
             )
         )
+        self._log = TrainingLog(logger, progress, self.stopwatch, every=self.config.log_every)
         for note in (*notes, f"Run directory: {self.path}"):
-            self._progress.message(note)
+            self._log.message(note)
         if self.resume is None:
             # so that a run can be resumed, and its policy loaded, from its first second on
-            self.save(policy, optimizer)
+            self.save()
         else:
             # whatever became of the policy folder, it now holds the checkpoint's weights
-            self._save_policy(policy)
-        # What came before is no training: the first row's speed starts here.
-        self._logged = self._saved = time.monotonic()
-        self.stopwatch.take()
+            self._save_policy()
+        self._saved = time.monotonic()
+        self._log.start()
 
     def env_seeds(self, count: int) -> list[int]:
         """Seeds for ``count`` environments. A resumed run plays new episodes: emulators cannot be
@@ -173,69 +191,91 @@ class TrainingSession:
         """The environment or actors, to be closed with the session, however that ends."""
         return self._cleanup.enter_context(closing(resource))
 
+    def watch(self, pulse: Pulse) -> Pulse:
+        """Have a player's silence noticed."""
+        self._watchdog.watch(pulse)
+        return pulse
+
+    def poll(self) -> None:
+        """Leave, between two steps of play, where a stop was asked for or a player hangs."""
+        if self._stop.requested:
+            raise StopTraining
+        if self._watchdog.problem is not None:
+            raise self._watchdog.problem
+
+    @contextmanager
+    def playing(self) -> Iterator[None]:
+        """Where environments step. Whatever fails in here has not touched the weights: they are
+        saved before the error goes on, and may be from another thread while a step hangs."""
+        try:
+            self.poll()
+            with self._weights_at_rest():
+                yield
+        except SystemExit as error:
+            self._save_after_failure()
+            raise RuntimeError(
+                f"an environment ended the process by sys.exit({error.code!r})"
+            ) from error
+        except Exception:
+            self._save_after_failure()
+            raise
+
     def log(self, steps: int, games: Sequence[Game], metrics: Mapping[str, float]) -> None:
-        """Count ``steps`` environment steps and write the metrics of one iteration."""
+        """Count ``steps`` environment steps; at every ``log_every``-th update write the means of
+        what was logged since the last row."""
         self.step += steps
-        self._games += len(games)
-        self._recent += [(game.episode_return, game.length) for game in games]
-        judged = (self.config.env.success(game) for game in games)
-        self._successes += [success for success in judged if success is not None]
-        now = time.monotonic()
-        elapsed, self._logged = now - self._logged, now
-        row = dict(metrics)
-        if self._recent:
-            returns, lengths = zip(*self._recent, strict=True)
-            row["charts/episode_return"] = sum(returns) / len(returns)
-            row["charts/episode_length"] = sum(lengths) / len(lengths)
-        if self._successes:
-            row["charts/success_rate"] = sum(self._successes) / len(self._successes)
-        row["charts/games"] = self._games
-        row["charts/steps_per_second"] = steps / elapsed
-        for activity, seconds in self.stopwatch.take().items():
-            row[f"time/{activity}"] = seconds / elapsed
-        self._logger.log(self.step, row)
-        self._progress.update(self.step, row)
+        self._scores.enter(games)
+        if self._log.add(steps, metrics):
+            self._log.write(self.step, self._scores.metrics())
 
-    def save_if_due(self, policy: Policy, optimizer: torch.optim.Optimizer) -> None:
-        """Save when the configured minutes have passed since the last time."""
-        if time.monotonic() - self._saved >= 60 * self.config.checkpoint_minutes:
-            self.save(policy, optimizer)
-
-    def save(self, policy: Policy, optimizer: torch.optim.Optimizer) -> None:
-        """Write a checkpoint and the policy folder of this step, unless they are there."""
-        if self._saved_step == self.step:
+    def save_if_due(self) -> None:
+        """What is due after an update: an evaluation, and a checkpoint after it, at a multiple of
+        ``keep_checkpoints_every``, or when ``checkpoint_minutes`` have passed."""
+        minutes_passed = time.monotonic() - self._saved >= 60 * self.config.checkpoint_minutes
+        if self._failed_saves and not minutes_passed:
             return
-        score = self._score()
-        save_checkpoint(
-            self._directory.checkpoints,
-            step=self.step,
-            policy=policy,
-            optimizer=optimizer,
-            state={
-                "games": self._games,
-                "recent": [list(game) for game in self._recent],
-                "successes": list(self._successes),
-            },
-            generators=self._generators,
-            run={
-                "id": self.path.absolute().name,
-                "config": config_to_dict(self._described_config()),
-            },
-            score=score,
-            measure=None if score is None else "training",
-        )
-        self._save_policy(policy)
-        self._write_status("running")
-        self._saved, self._saved_step = time.monotonic(), self.step
+        evaluation = self._evaluations.due(self.step)
+        if evaluation:
+            self._evaluate()
+        milestone = self._milestone_due()
+        if not (evaluation or milestone or minutes_passed):
+            return
+        try:
+            self._write_checkpoint(milestone=milestone)
+        except OSError as error:
+            self._failed_saves += 1
+            self._saved = time.monotonic()
+            if self._failed_saves >= FAILED_SAVES:
+                raise self._cannot_save(error) from error
+            self.warn(
+                f"the checkpoint of step {self.step:,} could not be written ({_reason(error)}); "
+                f"training goes on, the next attempt follows in "
+                f"{self.config.checkpoint_minutes:g} minutes"
+            )
 
-    def _save_policy(self, policy: Policy) -> None:
-        metadata = {
-            "agent": AGENTS.name_of(type(self.config)),
-            "seed": self.config.seed,
-            "step": self.step,
-            "training_return": self._score(),
-        }
-        save_policy(self._directory.policy, policy, env=self.config.env, metadata=metadata)
+    def save(self) -> None:
+        """Write the last checkpoint and the policy folder, unless they are there. RunError where
+        that fails again and again."""
+        for attempt in range(FAILED_SAVES):
+            try:
+                return self._write_checkpoint(milestone=self._milestone_due())
+            except OSError as error:
+                if attempt + 1 == FAILED_SAVES:
+                    raise self._cannot_save(error) from error
+            time.sleep(RETRY_SECONDS)
+
+    def warn(self, text: str) -> None:
+        """Tell the user, whatever state the display is in."""
+        if hasattr(self, "_log"):
+            self._log.message(f"WARNING: {text}")
+        else:
+            warnings.warn(text, stacklevel=2)
+
+    def warn_once(self, text: str) -> None:
+        """``warn``, unless it was told this before."""
+        if text not in self._told:
+            self._told.add(text)
+            self.warn(text)
 
     def __exit__(
         self,
@@ -243,20 +283,31 @@ class TrainingSession:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        stopped = isinstance(error, StopTraining)
         # the display goes first: it would draw over whatever is said next
         with self._cleanup:
+            self._watchdog.closing = True
             if self._owned:
-                state: RunState = "finished"
-                if self.stop_requested or isinstance(error, KeyboardInterrupt):
-                    state = "stopped"
-                elif error is not None:
-                    state = "failed"
-                self._write_status(state)
-        if self._owned and self.stop_requested and error is None:
-            print(f"Stopped at step {self.step:,}. Go on with: fwp-rl train --resume {self.path}")
+                state: RunState = "failed"
+                try:
+                    if stopped:
+                        self.save()
+                    if hasattr(self, "_log"):
+                        self._log.write(self.step, self._scores.metrics())
+                    if stopped or isinstance(error, KeyboardInterrupt):
+                        state = "stopped"
+                    elif error is None:
+                        state = "finished"
+                finally:
+                    self._write_status(state)
+        if self._owned and self._stop.requested and (stopped or error is None):
+            with suppress(OSError):
+                print(
+                    f"Stopped at step {self.step:,}. Go on with: fwp-rl train --resume {self.path}"
+                )
             if self._stop.exit_code == 130:
-                raise KeyboardInterrupt
-            raise SystemExit(self._stop.exit_code)
+                raise KeyboardInterrupt from None
+            raise SystemExit(self._stop.exit_code) from None
 
     @property
     def _directory(self) -> RunDirectory:
@@ -264,15 +315,122 @@ class TrainingSession:
             raise RuntimeError("the session has not begun: call begin(policy, optimizer) first")
         return self._run
 
-    def _write_status(self, state: RunState) -> None:
-        self._directory.write_status(
-            state, step=self.step, total=self.config.total_steps, device=self.device
+    @contextmanager
+    def _weights_at_rest(self) -> Iterator[None]:
+        """While in here nothing changes what a checkpoint holds, and the watchdog may save it."""
+        self._weights.release()
+        try:
+            yield
+        finally:
+            self._weights.acquire()
+
+    def _save_after_failure(self) -> None:
+        """Save what was learned before an error that goes on; one more is only told."""
+        try:
+            self.save()
+        except Exception as error:
+            self.warn(f"and what was learned since the last checkpoint is lost: {error}")
+
+    def _rescue(self, state: RunState, said: str) -> None:
+        """The watchdog's: save while the loop is stuck in an environment's step."""
+        if not self._weights.acquire(timeout=1):
+            return  # it has come out of it
+        try:
+            self.warn(said)
+            self._save_after_failure()
+            self._write_status(state)
+        finally:
+            self._weights.release()
+
+    def _evaluate(self) -> None:
+        start = time.monotonic()
+        pulse = Pulse("the evaluation's environments", self.poll)
+        self._watchdog.watch(pulse, hangs=False)
+        with self._weights_at_rest():
+            result = self._evaluations.evaluate(
+                self._policy, self.step, pulse=pulse, run=self._identity, warn=self.warn
+            )
+        self._log.evaluation(self.step, result, time.monotonic() - start)
+
+    def _milestone_due(self) -> bool:
+        """Whether a multiple of ``keep_checkpoints_every`` was passed since the last one kept."""
+        every = self.config.keep_checkpoints_every
+        return every is not None and self.step // every > self._milestone // every
+
+    def _write_checkpoint(self, *, milestone: bool) -> None:
+        """OSError where it cannot be written: nothing is changed then."""
+        if self._saved_step == self.step and not milestone:
+            return
+        if not RunDirectory.is_run(self.path):
+            raise FileNotFoundError(ENOENT, "the run directory is gone", str(self.path))
+        score, measure = self._score()
+        kept = self.step if milestone else self._milestone
+        save_checkpoint(
+            self._directory.checkpoints,
+            step=self.step,
+            policy=self._policy,
+            optimizer=self._optimizer,
+            state={
+                **self._scores.state(),
+                "evaluated": self._evaluations.step,
+                "milestone": kept,
+            },
+            generators=self._generators,
+            run={"id": self._identity["id"], "config": self._described_config()},
+            score=score,
+            measure=None if score is None else measure,
+            milestone=milestone,
         )
+        self._save_policy()
+        self._write_status("running")
+        self._milestone, self._failed_saves = kept, 0
+        self._saved, self._saved_step = time.monotonic(), self.step
+
+    def _cannot_save(self, error: OSError) -> RunError:
+        return RunError(
+            f"{self.path}: {FAILED_SAVES} checkpoints in a row could not be written "
+            f"({_reason(error)}). The older ones are as they were; mend the disk, then go on with "
+            f"fwp-rl train --resume {self.path}"
+        )
+
+    def _save_policy(self) -> None:
+        metadata = {
+            "agent": AGENTS.name_of(type(self.config)),
+            "seed": self.config.seed,
+            "step": self.step,
+            "training_return": self._scores.score,
+            "run": self._identity,
+        }
+        save_policy(self._directory.policy, self._policy, env=self.config.env, metadata=metadata)
+
+    def _score(self) -> tuple[float | None, Literal["training", "evaluation"]]:
+        """What ranks the checkpoint of this step, and by what measure."""
+        if self.config.evaluate_every is None:
+            return self._scores.score, "training"
+        now = self._evaluations.step == self.step
+        return (self._evaluations.mean if now else None), "evaluation"
+
+    def _write_status(self, state: RunState) -> None:
+        """A status that cannot be written is no reason to lose the training."""
+        if not RunDirectory.is_run(self.path):
+            return  # nor is a directory that somebody has removed to be made again
+        try:
+            self._directory.write_status(
+                state,
+                step=self.step,
+                total=self.config.total_steps,
+                device=self.device,
+                run=self._identity,
+            )
+        except OSError as error:
+            self.warn(f"{self._directory.status} could not be written ({_reason(error)})")
 
     def _task(self) -> str:
         return self.config.env.spec().name.rpartition("/")[2]
 
-    def _default_directory(self) -> Path:
+    def _new_directory(self) -> RunDirectory:
+        if self.config.run_dir is not None:
+            return RunDirectory.create(self.config.run_dir)
         name = default_run_name(
             AGENTS.name_of(type(self.config)),
             game=self._task(),
@@ -280,58 +438,29 @@ class TrainingSession:
             seed=self.config.seed,
             now=datetime.now(),
         )
-        return Path("runs") / name
+        return RunDirectory.create_default("runs", name)
 
-    def _described_config(self) -> TrainConfig:
-        return dataclasses.replace(self.config, run_dir=str(self.path))
+    def _described_config(self) -> dict[str, Any]:
+        return config_to_dict(dataclasses.replace(self.config, run_dir=str(self.path)))
 
-    def _restore(self, policy: nn.Module, optimizer: torch.optim.Optimizer) -> list[str]:
+    def _restore(self) -> list[str]:
         """Take everything over from the newest good checkpoint; returns what to tell the user."""
-        before = load_preset(str(self._directory.config))
-        self._refuse_changes(before)
-        notes: list[str] = []
-        checkpoint = newest_good(
-            self._directory.checkpoints, warn=lambda text: notes.append(f"WARNING: {text}")
+        found = restore(
+            self._directory, self.config, self._policy, self._optimizer, self._generators
         )
-        if checkpoint is None:
-            raise RunError(
-                f"{self.path}: holds no checkpoint to resume from, so nothing is lost: delete it, "
-                "or start a new run in another --run-dir"
-            )
-        checkpoint.restore(policy, optimizer, self._generators)
+        checkpoint, state = found.checkpoint, found.state
+        if found.identity is not None:
+            self._identity = dict(found.identity)
+        elif checkpoint.run_id is not None:
+            self._identity["id"] = checkpoint.run_id
         self.step = self._saved_step = checkpoint.step
-        self._games = checkpoint.state["games"]
-        self._recent += [(float(r), int(n)) for r, n in checkpoint.state["recent"]]
-        self._successes += checkpoint.state.get("successes", [])
-        notes.append(f"Resumed at step {self.step:,} from {checkpoint.path}")
-        if self.config.total_steps != before.total_steps:
-            notes.append(
-                f"total_steps is now {self.config.total_steps:,} (was {before.total_steps:,}): an "
-                "annealed learning rate goes on along the line that ends there"
-            )
-        if self.step >= self.config.total_steps:
-            notes.append(
-                f"The run is complete at {self.config.total_steps:,} steps; extend it with a "
-                "larger --total-steps"
-            )
-        return notes
+        self._scores.restore(state.games, state.blocks)
+        # a run that never said when is not due for all that lies behind it
+        self._milestone = checkpoint.step if state.milestone is None else state.milestone
+        evaluated = checkpoint.step if state.evaluated is None else state.evaluated
+        self._evaluations.restore(checkpoint.step, evaluated)
+        return found.notes
 
-    def _refuse_changes(self, before: TrainConfig) -> None:
-        asked = self.config.run_dir
-        if asked is not None and asked not in (before.run_dir, str(self.path)):
-            raise RunError(
-                f"{self.path}: a resumed run goes on in its own directory; leave --run-dir out"
-            )
-        changed = first_change(before, self.config, without=RESUME_MAY_CHANGE)
-        if changed is not None:
-            name, was, asked_for = changed
-            allowed = sorted({*RESUME_MAY_CHANGE, *bookkeeping(self.config)} - {"run_dir"})
-            raise RunError(
-                f"{self.path}: was trained with {name} = {was!r}, asked for is {asked_for!r}. A "
-                f"resumed run may change {', '.join(allowed)}; start a new run for anything else"
-            )
 
-    def _score(self) -> float | None:
-        if len(self._recent) < SCORED_GAMES:
-            return None
-        return sum(episode_return for episode_return, _ in self._recent) / len(self._recent)
+def _reason(error: OSError) -> str:
+    return error.strerror or type(error).__name__

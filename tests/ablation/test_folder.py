@@ -8,12 +8,18 @@ import yaml
 from filelock import FileLock
 
 from fwp_rl import agents  # noqa: F401  # fills the registry of agents
-from fwp_rl.ablation.estimate import guessed_seconds, remaining_seconds, steps_per_second
+from fwp_rl.ablation.estimate import (
+    crowded,
+    guessed_seconds,
+    remaining_seconds,
+    steps_per_second,
+)
 from fwp_rl.ablation.folder import AblationFolder, CellProgress
 from fwp_rl.ablation.grid import load_grid
 from fwp_rl.envs.atari import AtariConfig
 from fwp_rl.envs.minigrid import MiniGridConfig
-from fwp_rl.runs.directory import RunError
+from fwp_rl.runs.checkpoint import checkpoint_path
+from fwp_rl.runs.directory import RunDirectory, RunError
 from fwp_rl.runs.flags import apply_flags
 from fwp_rl.runs.presets import bookkeeping, config_to_dict, load_preset
 
@@ -47,7 +53,7 @@ def begin(folder, cell, *, step=0, state="running", checkpoint=True):
     run.write_config(config_to_dict(config))
     run.write_status(state, step=step, total=cell.config.total_steps)
     if checkpoint:
-        (run.checkpoints / f"step_{step}").mkdir(parents=True)
+        checkpoint_path(run.checkpoints, step).mkdir(parents=True)
     return run
 
 
@@ -77,7 +83,23 @@ def test_a_run_killed_before_its_first_checkpoint_starts_anew(folder, grid):
     run = begin(folder, grid.cells[0], checkpoint=False)
     assert folder.state(grid.cells[0]) == "partial"
     assert folder.prepare(grid.cells[0]) is False
-    assert not run.path.exists()
+    assert RunDirectory.create(run.path) == run, "a new run finds nothing in its way"
+
+
+def test_a_run_that_has_lost_its_checkpoints_is_not_thrown_away(folder, grid):
+    run = begin(folder, grid.cells[0], step=500, checkpoint=False)
+    run.metrics.write_text('{"step": 500, "time": 1.0}\n')
+    assert folder.prepare(grid.cells[0]) is True, "resuming it says what is missing"
+    assert RunDirectory.is_run(run.path)
+
+
+def test_a_damaged_status_is_that_of_a_run_to_resume(folder, grid):
+    run = begin(folder, grid.cells[0], step=1000, state="finished")
+    evaluate(run)
+    for damage in ("{", "[]", '{"state": "finished", "step": "1000"}'):
+        run.status.write_text(damage)
+        assert folder.state(grid.cells[0]) == "partial", damage
+        assert folder.prepare(grid.cells[0]) is True
 
 
 def test_what_is_no_run_is_not_deleted(folder, grid):
@@ -159,6 +181,39 @@ def test_progress_is_read_from_the_metrics(folder, grid):
     assert (progress.step, progress.seconds, progress.episode_return) == (1900, 190.0, 19)
     assert progress.rate == pytest.approx(10)
     assert folder.progress(grid.cells[1]) == CellProgress()
+
+
+@pytest.mark.parametrize("last", ['{"step": 1, "time": null}', '{"step": "7", "time": 2.0}', "7"])
+def test_rows_that_say_nothing_of_progress_are_left_out(folder, grid, last):
+    run = begin(folder, grid.cells[0])
+    run.metrics.write_text('{"step": 5, "time": 1.0, "charts/episode_return": "x"}\n' + last)
+    progress = folder.progress(grid.cells[0])
+    assert (progress.step, progress.seconds, progress.episode_return) == (5, 1.0, None)
+
+
+def test_the_last_lines_of_a_log_are_those_of_its_last_process(folder, grid):
+    log = folder.log(grid.cells[0])
+    assert folder.log_tail(grid.cells[0]) == []
+    log.parent.mkdir(parents=True)
+    log.write_text("\n$ fwp-rl train a\nfirst\n\n$ fwp-rl train --resume a\n\nnext\nlast \n")
+    assert folder.log_tail(grid.cells[0]) == ["next", "last"]
+    log.write_text("\n$ fwp-rl train a\n" + "".join(f"{n} {'x' * 999}\n" for n in range(9)))
+    tail = folder.log_tail(grid.cells[0])
+    assert [line[:2] for line in tail] == ["4 ", "5 ", "6 ", "7 ", "8 "]
+    assert {len(line) for line in tail} == {200}
+
+
+def test_cells_that_compute_in_more_threads_than_they_have_cores_are_named(grid, tmp_path):
+    assert crowded(grid.cells, threads=1) == []
+    actors = {"preset": "impala_cpu", "axes": {"actors.count": [1, 2, 4], "seed": [1, 2]}}
+    cells = make_grid(tmp_path, actors).cells
+    assert crowded(cells, threads=5) == []
+    (said,) = crowded(cells, threads=4)
+    assert said.startswith("2 of the cells, such as count4-s1, have 4 cores for up to 4 threads of")
+    (said,) = crowded(cells, threads=1)
+    assert said.startswith("6 of the cells, such as count1-s1, have 1 core for up to 4 threads of")
+    inline = {"preset": "impala_cpu", "axes": {"actors.kind": ["inline"], "seed": [1]}}
+    assert crowded(make_grid(tmp_path, inline).cells, threads=1) == []
 
 
 def test_times_come_from_what_has_run(grid):

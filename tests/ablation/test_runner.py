@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,10 +30,10 @@ def write_grid(path: Path, *, total_steps: int) -> Path:
     return path
 
 
-def start(grid: Path, output: Path) -> subprocess.Popen:
+def start(grid: Path, output: Path, *flags: str) -> subprocess.Popen:
     command = [sys.executable, "-m", "fwp_rl", "ablate", str(grid), "--jobs", "2", "--plain"]
     return subprocess.Popen(
-        [*command, "--output", str(output)],
+        [*command, "--output", str(output), *flags],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -68,9 +69,10 @@ def test_killed_and_stopped_workers_are_resumed(tmp_path):
     first = start(grid, output)
     try:
         wait_for(lambda: all(steps(output, cell) for cell in running), first)
-        victim = next(row["pid"] for row in ledger(output) if row["cell"] == running[0])
-        os.kill(victim, signal.SIGKILL)
-        wait_for(lambda: events(output, running[0])[1:] == ["crashed", "resumed"], first)
+        for cell, number in zip(running, (signal.SIGKILL, signal.SIGSEGV), strict=True):
+            os.kill(next(row["pid"] for row in ledger(output) if row["cell"] == cell), number)
+        resumed = ["started", "crashed", "resumed"]
+        wait_for(lambda: all(events(output, cell) == resumed for cell in running), first)
         second = start(grid, output)
         assert "another fwp-rl ablate" in second.communicate()[0]
         assert second.returncode == 1
@@ -80,13 +82,43 @@ def test_killed_and_stopped_workers_are_resumed(tmp_path):
         first.terminate()
         first.wait()
     assert first.returncode == 130, said
-    assert "feedforward-s1: killed by SIGKILL; trying once more" in said
+    assert "feedforward-s1: killed by signal 9 (SIGKILL): out of memory?; trying once" in said
+    crashed = {row["exit"]: row for row in ledger(output) if row["event"] == "crashed"}
+    assert crashed[-9]["how"] == "killed by signal 9 (SIGKILL): out of memory?"
+    trace = output / running[1] / "crash.log"
+    assert crashed[-11]["how"] == f"killed by signal 11 (SIGSEGV); {trace} says where"
+    for row in crashed.values():
+        assert row["said"], "the last lines of its log"
+        assert row["said"][-1] in said
     assert "Go on with the same command" in said
-    assert events(output, running[0]) == ["started", "crashed", "resumed", "stopped"]
-    assert events(output, running[1]) == ["started", "stopped"]
+    assert {tuple(events(output, cell)) for cell in running} == {(*resumed, "stopped")}
     assert {row["cell"] for row in ledger(output)} == set(running)
     for cell in running:
         assert steps(output, cell) == sorted(set(steps(output, cell)))
+
+
+@pytest.mark.slow
+def test_a_worker_that_does_not_stop_is_killed(tmp_path):
+    """One that is frozen takes no signal but the last."""
+    grid, output = write_grid(tmp_path / "endless.yaml", total_steps=10**9), tmp_path / "out"
+    runner = start(grid, output, "--jobs", "1", "--stop-seconds", "0.1")
+    frozen = None
+    try:
+        wait_for(lambda: events(output, "feedforward-s1"), runner)
+        frozen = ledger(output)[0]["pid"]
+        os.kill(frozen, signal.SIGSTOP)
+        runner.send_signal(signal.SIGUSR2)  # a cluster's warning
+        said = runner.communicate()[0]
+        assert runner.returncode == 128 + signal.SIGUSR2, said
+        assert f"feedforward-s1: process {frozen} did not stop within 0.1 s and was killed" in said
+        assert events(output, "feedforward-s1") == ["started", "killed"]
+        with pytest.raises(ProcessLookupError):
+            os.kill(frozen, 0)
+    finally:
+        runner.kill()
+        if frozen is not None:
+            with suppress(ProcessLookupError):
+                os.kill(frozen, signal.SIGKILL)
 
 
 @pytest.mark.slow
@@ -102,11 +134,13 @@ def test_half_done_cells_are_finished_and_one_that_cannot_begin_has_failed(tmp_p
     with pytest.raises(KeyboardInterrupt):
         begun.train()
     assert 0 < steps(output, half_done)[-1] < 2_000
+    (output / half_done / "status.json").write_text("{")
     runner = start(grid, output)
     said = runner.communicate()[0]
     assert runner.returncode == 1, said
     assert "failed: gru-s2; the same command tries again" in said
     assert "is not empty" in (output / "logs" / "gru-s2.log").read_text()
+    assert "is not empty (it holds thesis.txt)" in said, "the last line of its log"
     assert events(output, blocked) == ["started", "crashed", "started", "failed"]
     assert events(output, half_done) == ["resumed", "finished"]
     for cell in ("feedforward-s1", "feedforward-s2", half_done):
@@ -132,4 +166,5 @@ def stop_after(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_workers_get_their_share_of_the_cores():
     environment = worker_environment(3)
     assert environment["OMP_NUM_THREADS"] == environment["NUMBA_NUM_THREADS"] == "3"
+    assert environment["FWP_RL_CORES"] == "3"
     assert environment["PATH"] == os.environ["PATH"]

@@ -159,7 +159,7 @@ def test_one_seed_gives_one_result_and_another_seed_another(tmp_path: Path) -> N
 
 
 def test_a_run_leaves_what_comes_after_it_needs(tmp_path: Path) -> None:
-    run = train(SMALL, tmp_path / "run", evaluation_games=8, video=True)
+    run = train(SMALL, tmp_path / "run", evaluation_games=8, video=True, total_steps=400)
     rows = read_metrics(run / "metrics.jsonl")
     assert [row["step"] for row in rows] == sorted({row["step"] for row in rows})
     assert rows[-1]["step"] >= 100
@@ -243,6 +243,14 @@ def test_a_policy_that_cannot_be_built_leaves_no_directory(tmp_path: Path) -> No
     with pytest.raises(ConfigError, match="use the encoder mlp"):
         train(SMALL, tmp_path / "run", encoder=images_only)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_minibatch_of_one_step_has_no_advantage_to_normalise() -> None:
+    for changes in ({"rollout_length": 1, "minibatches": 4}, {"burn_in": 7, "minibatches": 4}):
+        with pytest.raises(ConfigError, match="minibatches: one step after burn_in"):
+            dataclasses.replace(SMALL, **changes)
+        dataclasses.replace(SMALL, **changes, normalize_advantages=False)
+    dataclasses.replace(SMALL, rollout_length=1, minibatches=2)
 
 
 IN_CI = ("delta_net", "lstm", "feedforward")

@@ -21,6 +21,7 @@ import pytest
 
 from fwp_rl.envs import ENVS, EnvConfig
 from fwp_rl.envs.atari import AtariConfig
+from fwp_rl.envs.gym import GymnasiumConfig
 
 NONE = "no exception"
 
@@ -144,7 +145,10 @@ BAD_FIELDS: dict[str, dict[str, list[Any]]] = {
     "gymnasium": {
         "id": ["CartPol-v1", "CartPole-v9", "", "a/b/c-v0", "os:Env-v0", "C" * 100_000, None, 1],
         "max_episode_steps": [0, -1, 2.0, "9", True],
-        "kwargs": [1, [], "a", None, {"a": None}, {"a": [1]}, {1: 1}, {"render_mode": "human"}],
+        "kwargs": [
+            *(1, [], "a", None, {1: 1}, {"render_mode": "human"}),
+            *({"a": value} for value in (None, [1], float("nan"))),
+        ],
         "processes": [1, "yes", None],
     },
     "recall": {
@@ -299,7 +303,9 @@ def run_scenario(name: str) -> "subprocess.CompletedProcess[str]":
 
 def interrupt_and_kill_a_column() -> None:
     """Step on after Ctrl-C reached the processes of the columns, and after one was killed."""
-    env = ENVS["gymnasium"](id="CartPole-v1", processes=True).make(2, [3, 4])  # type: ignore[call-arg]
+    kwargs = {"sutton_barto_reward": True}
+    config = GymnasiumConfig(id="CartPole-v1", kwargs=kwargs, processes=True)
+    env = config.make(2, [3, 4])
     env.reset()
     _, second = columns = sorted(multiprocessing.active_children(), key=lambda c: c.pid or 0)
     for stop in (signal.SIGINT, signal.SIGUSR1):
@@ -323,7 +329,8 @@ def test_columns_in_processes_outlive_ctrl_c_and_their_death_is_no_hang() -> Non
     process = run_scenario("interrupt_and_kill_a_column")
     assert process.returncode == 0, process.stderr
     assert process.stdout.splitlines() == [
-        "the process of one CartPole-v1 has died",
+        "the process of environment 1 of CartPole-v1, made with {'sutton_barto_reward': True}, "
+        "has died (Killed)",
         "closed",
     ]
 

@@ -1,6 +1,8 @@
 """Gymnasium environments of many spaces; what all adapters share is in test_contract.py."""
 
+import subprocess
 import sys
+from pathlib import Path
 from typing import Any, ClassVar
 
 import gymnasium
@@ -51,6 +53,10 @@ OBSERVATIONS: dict[str, tuple[spaces.Space[Any], tuple[int, ...]]] = {
     "Stack": (spaces.Box(0, 255, (4, 8, 10), np.uint8), (4, 8, 10)),
     "Square": (spaces.Box(0, 255, (8, 8, 20), np.uint8), (20, 8, 8)),
     "Grey": (spaces.Box(0, 255, (8, 10), np.uint8), (1, 8, 10)),
+    "Unit": (spaces.Box(0, 1, (8, 10, 3), np.float32), (3, 8, 10)),
+    "UnitStack": (spaces.Box(-1, 1, (4, 8, 10), np.float64), (4, 8, 10)),
+    "FloatBytes": (spaces.Box(0, 255, (8, 10, 3), np.float32), (3, 8, 10)),
+    "IntBytes": (spaces.Box(0, 255, (3, 8, 10), np.int64), (3, 8, 10)),
     "Grid": (spaces.Box(-1, 1, (4, 5), np.float64), (4, 5)),
     "Ints": (spaces.Box(0, 9, (3,), np.int64), (3,)),
     "Discrete": (spaces.Discrete(4, start=2), (4,)),
@@ -67,8 +73,13 @@ OBSERVATIONS: dict[str, tuple[spaces.Space[Any], tuple[int, ...]]] = {
         (8,),
     ),
 }
-BOUNDS = {"Bytes": [255] * 6, "Mixed": [255] * 4 + [10] * 3 + [1]}
-"""What the entries of a vector are divided by, where that is not 1."""
+BOUNDS = {
+    "Bytes": [255] * 6,
+    "Mixed": [255] * 4 + [10] * 3 + [1],
+    "FloatBytes": [255],
+    "IntBytes": [255],
+}
+"""What the entries of an observation are divided by, where that is not 1."""
 
 
 def register(name: str, **kwargs: Any) -> str:
@@ -89,15 +100,16 @@ def test_observations_of_every_space_become_images_or_vectors(name: str) -> None
     env = GymnasiumConfig(id=f"Sampling{name}-v0").make(2, [5, 6])
     assert env.spec.observation_shape == shape
     obs = env.reset()
-    image = name in ("Colour", "Stack", "Square", "Grey")
-    assert obs.dtype == (np.uint8 if image else np.float32)
+    raw = name in ("Colour", "Stack", "Square", "Grey")
+    assert obs.dtype == env.spec.observation_dtype == ("uint8" if raw else "float32")
     for column, seed in enumerate((5, 6)):
         space.seed(seed)
         truth: Any = space.sample()
-        if name in ("Colour", "Square"):
+        if name in ("Colour", "Square", "Unit", "FloatBytes"):
             truth = truth.transpose(2, 0, 1)
-        elif not image:
-            truth = spaces.flatten(space, truth) / np.array(BOUNDS.get(name, 1))
+        elif not isinstance(space, spaces.Box):
+            truth = spaces.flatten(space, truth)
+        truth = np.ravel(truth) / np.array(BOUNDS.get(name, 1))
         np.testing.assert_allclose(obs[column].reshape(-1), np.ravel(truth), rtol=1e-6)
     assert env.step(np.zeros(2, np.int64)).obs.shape == (2, *shape)
 
@@ -164,6 +176,7 @@ def test_arguments_reach_the_environment() -> None:
     [
         ([1], "kwargs: got \\[1\\], expected a mapping"),
         ({1: 1}, "kwargs: got the name 1, expected a string"),
+        ({"a": float("inf")}, "kwargs: got a = inf, expected a finite number"),
         ({"a": [1]}, "kwargs: got a = \\[1\\], expected True, False, a number or a string"),
         ({"max_episode_steps": 3}, "kwargs: max_episode_steps has a setting of its own"),
     ],
@@ -235,3 +248,20 @@ def test_a_process_for_each_column_gives_the_same_stream() -> None:
         return obs
 
     np.testing.assert_array_equal(play(False), play(True))
+
+
+UNGUARDED = """
+from fwp_rl.envs.gym import GymnasiumConfig
+GymnasiumConfig(id="CartPole-v1", processes=True).make(1, [0])
+"""
+
+
+@pytest.mark.slow
+def test_a_script_that_runs_anew_in_each_process_is_told_how_not_to(tmp_path: Path) -> None:
+    script = tmp_path / "unguarded.py"
+    script.write_text(UNGUARDED)
+    ended = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False)
+    assert ended.returncode == 1
+    last = ended.stderr.splitlines()[-1]
+    assert "processes: a process of CartPole-v1 died as it started" in last
+    assert '`if __name__ == "__main__":`' in last

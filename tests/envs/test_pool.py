@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from fwp_rl.envs import EnvConfig
+from fwp_rl.envs import EnvConfig, pool
 from fwp_rl.envs.classic import ClassicConfig
 from fwp_rl.envs.minigrid import MiniGridConfig
 
@@ -73,3 +73,11 @@ def test_an_end_on_the_step_of_the_limit_is_terminated(
     assert cut_terminated[-1].any()
     still_running = ~terminated[:limit].any(axis=0)
     np.testing.assert_array_equal(cut_truncated[-1], still_running)
+
+
+def test_a_pool_has_the_threads_of_the_cores_that_the_process_may_use(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(pool, "usable_cores", lambda: 3)
+    threads = [ClassicConfig().make(n, range(n)).describe()["num_threads"] for n in (2, 5)]
+    assert threads == [2, 3]

@@ -7,7 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fwp_rl.config import ConfigError
-from fwp_rl.models import ENCODERS, Encoder, EncoderConfig, MLPConfig
+from fwp_rl.cores.feedforward import FeedforwardConfig
+from fwp_rl.models import ENCODERS, Encoder, EncoderConfig, MLPConfig, Policy, PolicyConfig
+from fwp_rl.types import EnvSpec, Observation
 
 ATARI = (4, 84, 84)
 
@@ -39,6 +41,46 @@ def test_bytes_are_scaled_to_one(name: str) -> None:
     encoder = build(name)
     obs = images(2)
     torch.testing.assert_close(encoder(obs), encoder(obs.float() / 255))
+
+
+KINDS: dict[str, tuple[tuple[int, ...], torch.dtype]] = {
+    "image of bytes": ((3, 40, 48), torch.uint8),
+    "image of floats": ((3, 40, 48), torch.float32),
+    "vector": ((17,), torch.float32),
+    "grid": ((40, 48), torch.float32),
+    "stack of colour images": ((2, 3, 40, 48), torch.float32),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", ENCODERS)
+def test_every_encoder_reads_a_kind_of_observation_or_refuses_to_be_built(
+    name: str, kind: str
+) -> None:
+    shape, dtype = KINDS[kind]
+    spec = EnvSpec(
+        name="toy/any",
+        observation_shape=shape,
+        observation_dtype="uint8" if dtype is torch.uint8 else "float32",
+        num_actions=2,
+    )
+    core = FeedforwardConfig()
+    config = PolicyConfig(encoder=ENCODERS[name](), core=core, precision="float32")
+    if name != "mlp" and not spec.is_image:
+        with pytest.raises(ConfigError, match=r"expected an image \[C, H, W\]; use .*mlp"):
+            Policy(config, spec)
+        return
+    policy = Policy(config, spec)
+    seen = Observation(
+        obs=(255 * torch.rand(1, 2, *shape)).to(dtype),
+        reset=torch.ones(1, 2, dtype=torch.bool),
+        last_reward=torch.zeros(1, 2),
+        last_action=torch.full((1, 2), -1),
+    )
+    assert policy(seen, policy.initial_state(2)).value.isfinite().all()
+    seen.obs = seen.obs.to(torch.float32 if dtype is torch.uint8 else torch.uint8)
+    with pytest.raises(ValueError, match=rf"obs has dtype .*, expected {dtype} for toy/any"):
+        policy(seen, policy.initial_state(2))
 
 
 @pytest.mark.parametrize("name", ENCODERS)

@@ -1,4 +1,6 @@
+import dataclasses
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -7,8 +9,10 @@ from torch import Tensor, nn
 
 from fwp_rl.config import ConfigError
 from fwp_rl.cores import CORES
+from fwp_rl.envs.toy import RecallConfig
 from fwp_rl.models import MLPConfig, NatureCNNConfig, Policy, PolicyConfig
 from fwp_rl.models.policy import has_bfloat16
+from fwp_rl.runs.policy import load_policy, save_policy
 from fwp_rl.types import EnvSpec, Observation
 
 STEPS, COLUMNS, ACTIONS = 5, 3, 4
@@ -196,6 +200,24 @@ def test_wrong_observations_are_explained() -> None:
     o.obs = o.obs[..., 1:]
     with pytest.raises(ValueError, match=r"obs has shape \(5, 3, 5\), expected .*toy/vector"):
         built(o, built.initial_state(COLUMNS))
+
+
+def test_a_policy_for_images_of_floats_comes_back(tmp_path: Path) -> None:
+    spec = dataclasses.replace(IMAGE, observation_dtype="float32")
+    built = policy(spec)
+    save_policy(tmp_path / "policy", built, env=RecallConfig(), metadata={})
+    assert load_policy(tmp_path / "policy").spec == spec
+
+
+def test_a_spec_says_what_an_observation_is() -> None:
+    assert IMAGE.is_image
+    assert IMAGE.observation_dtype == "uint8", "as specs have it that were saved without it"
+    assert not VECTOR.is_image
+    assert VECTOR.observation_dtype == "float32"
+    with pytest.raises(ValueError, match=r"got uint8 for observations of shape \(6,\)"):
+        dataclasses.replace(VECTOR, observation_dtype="uint8")
+    with pytest.raises(ValueError, match="got 'float64', expected uint8 or float32"):
+        dataclasses.replace(VECTOR, observation_dtype="float64")  # type: ignore[arg-type]
 
 
 def test_config_is_checked_in_subclasses_too() -> None:

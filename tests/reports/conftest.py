@@ -1,8 +1,10 @@
-"""Run directories that were never trained, to report on."""
+"""Run directories that were never trained, to report on, and what a report holds."""
 
+import csv
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,35 @@ def evaluation(task: str, mean: float, *, step: int, **protocol: Any) -> dict[st
         "environment": environment,
         "created": "2026-01-01T00:00:00+00:00",
     }
+
+
+def rows(folder: Path, name: str) -> list[dict[str, str]]:
+    with (folder / "tables" / f"{name}.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+class Parsed(HTMLParser):
+    """Tags that are still open, addresses, and the text."""
+
+    VOID = ("meta", "link", "img", "source", "br")
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.addresses: list[tuple[str, str]] = []
+        self.text = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag not in self.VOID:
+            self.open.append(tag)
+        self.addresses += [(tag, v or "") for k, v in attrs if k in ("src", "href", "srcset")]
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
 
 
 @pytest.fixture

@@ -10,11 +10,12 @@ from PIL import Image
 from fwp_rl.reports.plots import (
     compare_learning_curves,
     draw_learning_curve,
+    evaluation_curve,
     learning_curve,
     moving_average,
 )
 
-BLUE, VERMILION = (0, 114, 178), (213, 94, 0)
+BLUE, VERMILION, GREEN = (0, 114, 178), (213, 94, 0), (0, 158, 115)
 
 EVALUATION = {
     "step": 900,
@@ -86,6 +87,51 @@ def test_an_evaluation_of_one_game_has_no_interval():
     evaluation = EVALUATION | {"summary": {"mean": 3.0, "interval": None}}
     image = pixels(draw_learning_curve([], title="x", evaluation=evaluation))
     assert count(image, VERMILION) > 20
+
+
+def an_evaluation_row(step: int, **changes: float) -> dict[str, float]:
+    names = {"mean_return": 1.0, "interval_low": 0.5, "interval_high": 1.75} | changes
+    return {"step": step, **{f"evaluation/{name}": value for name, value in names.items()}}
+
+
+def test_evaluations_made_while_training_are_points_with_bars(run):
+    training, evaluations = rows(100), [an_evaluation_row(step) for step in (0, 400, 800)]
+    lines = [json.dumps(row) for row in sorted(training + evaluations, key=lambda r: r["step"])]
+    (run / "metrics.jsonl").write_text("\n".join(lines))
+    learning_curve(run)
+    image = pixels((run / "curve.png").read_bytes())
+    assert count(image, GREEN) > 100
+    assert count(image, BLUE) > 500
+    assert count(image, VERMILION) == 0
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        an_evaluation_row(100, interval_low=math.nan, interval_high=math.nan),
+        {"step": 100, "evaluation/mean_return": 1.0},
+        an_evaluation_row(100, interval_low=2.0),  # above its mean
+    ],
+)
+def test_an_evaluation_row_may_lack_its_interval(row):
+    pytest.importorskip("matplotlib")
+    assert count(pixels(draw_learning_curve([row], title="x")), GREEN) > 20
+    lacking = {"step": 100, "evaluation/interval_low": 1.0}
+    assert count(pixels(draw_learning_curve([lacking], title="x")), GREEN) == 0
+
+
+def test_evaluations_of_several_checkpoints_are_one_curve(tmp_path):
+    pytest.importorskip("matplotlib")
+    made = [EVALUATION | {"step": step} for step in (900, 100, None, 500)]
+    made.append(EVALUATION | {"step": 700, "summary": {"mean": 3.0, "interval": None}})
+    path = tmp_path / "new" / "evaluations.png"
+    assert evaluation_curve(made, path, "$x^$") == path
+    whole = pixels(path.read_bytes())
+    assert count(whole, VERMILION) > 500
+    evaluation_curve(made[:1], path, "one")
+    assert 20 < count(pixels(path.read_bytes()), VERMILION) < count(whole, VERMILION)
+    evaluation_curve([], path, "none")
+    assert count(pixels(path.read_bytes()), VERMILION) == 0
 
 
 def test_without_matplotlib_the_message_names_the_extra(run, monkeypatch):

@@ -22,6 +22,13 @@ def test_normalize_uses_the_kept_entries_alone() -> None:
     torch.testing.assert_close(normalize(changed, mask)[mask], kept)
 
 
+def test_normalize_makes_one_entry_and_equal_entries_zero() -> None:
+    x = torch.tensor([[3.0, torch.inf], [3.0, 5.0]])
+    for mask in ([[True, False], [False, False]], [[True, False], [True, False]]):
+        kept = torch.tensor(mask)
+        assert normalize(x, kept)[kept].eq(0).all()
+
+
 def test_explained_variance() -> None:
     target = torch.tensor([[1.0], [2.0], [4.0], [100.0]])
     mask = torch.tensor([[True], [True], [True], [False]])

@@ -4,6 +4,8 @@ import socket
 import subprocess
 import sys
 import textwrap
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 
 import pytest
@@ -69,6 +71,26 @@ def test_unusable_paths(tmp_path):
         RunDirectory.open(tmp_path / "absent")
 
 
+def test_default_names_are_given_to_one_run_each(tmp_path):
+    """Though all ask for the same one at the same moment."""
+    barrier = threading.Barrier(8)
+
+    def take(_):
+        barrier.wait()
+        return RunDirectory.create_default(tmp_path / "runs", "ppo-recall")
+
+    with ThreadPoolExecutor(8) as pool:
+        taken = list(pool.map(take, range(8)))
+    names = ["ppo-recall", *(f"ppo-recall-{number}" for number in range(2, 9))]
+    assert sorted(run.path.name for run in taken) == sorted(names)
+
+
+def test_a_default_name_below_what_is_no_folder(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(RunError, match=r"file: cannot be made or written: .*--run-dir"):
+        RunDirectory.create_default(tmp_path / "file", "ppo-recall")
+
+
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write")
 def test_read_only_directory(tmp_path):
     tmp_path.chmod(0o500)
@@ -132,3 +154,29 @@ def test_default_name():
         "ppo_atari", game="a b/c:d", core="delta_net", seed=3, now=datetime(2026, 1, 2, 3, 4, 5)
     )
     assert name == "ppo_atari-a_b_c_d-delta_net-s3-20260102-030405"
+
+
+@pytest.mark.parametrize("state", ["running", "finished", "stopped", "failed"])
+def test_a_run_that_says_running_and_holds_no_lock_was_killed(tmp_path, state):
+    run = RunDirectory.create(tmp_path / "run")
+    run.write_status(state, step=1, total=2)
+    with run.lock():
+        assert run.is_locked()
+        assert run.state() == state
+    assert not run.is_locked()
+    assert run.state() == ("killed" if state == "running" else state)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"state": "fine"}', '{"state": []}', "\x00"])
+def test_a_state_that_cannot_be_read_is_unknown(tmp_path, text):
+    run = RunDirectory.create(tmp_path / "run")
+    assert run.state() == "unknown"
+    run.status.write_text(text)
+    assert run.state() == "unknown"
+
+
+def test_a_lock_that_cannot_be_asked_leaves_the_state_as_it_is_said(tmp_path):
+    run = RunDirectory.create(tmp_path / "run")
+    run.write_status("running", step=1, total=2)
+    (run.path / ".lock").mkdir()
+    assert run.state() == "running"

@@ -224,6 +224,7 @@ def test_a_preset_is_a_name(name: Any) -> None:
 
 HOW_IT_RUNS = {
     "device", "run_dir", "checkpoint_minutes", "evaluation_games", "video", "keep_memory", "logger",
+    "keep_checkpoints_every", "evaluate_every", "hang_seconds", "log_every",
     "plain",
 }  # fmt: skip
 

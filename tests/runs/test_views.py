@@ -1,27 +1,18 @@
-"""What TensorBoard reads back, and W&B, which a module of the test stands in for."""
+"""What TensorBoard reads back, and what a view that fails costs. test_wandb.py has the real W&B."""
 
 import io
-import json
 import sys
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
-from typing import Any
+from types import SimpleNamespace
 
-import numpy as np
 import pytest
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
 from fwp_rl.config import ConfigError
-from fwp_rl.reports.video import write_video
 from fwp_rl.runs.metrics import MetricsLogger
 from fwp_rl.runs.views import check_logger, open_view
-
-
-def a_clip(folder: Path) -> Path:
-    frames = [np.full((12, 20, 3), 40 * i, np.uint8) for i in range(4)]
-    return write_video(frames, folder / "clip.gif", 10)
 
 
 def events(directory: Path) -> EventAccumulator:
@@ -49,13 +40,15 @@ def test_tensorboards_own_reader_takes_every_event(tmp_path: Path) -> None:
     assert "nats" in read["policy/entropy"][1]
 
 
-def test_tensorboard_has_the_config_the_clip_and_what_curves_mean(tmp_path: Path) -> None:
+def test_tensorboard_has_the_config_the_clip_and_what_curves_mean(
+    tmp_path: Path, clip: Path
+) -> None:
     config = {"agent": "ppo", "core": {"name": "delta_net"}}
     with MetricsLogger(tmp_path, config=config) as logger:
         logger.log(10, {"policy/entropy": 1.0, "time/acting": 0.5})
     view = open_view("tensorboard", tmp_path, start_step=10)
     view.scalars(10, {"evaluation/mean_return": 3.0})
-    view.clip(10, "evaluation/clip", a_clip(tmp_path))
+    view.clip(10, "evaluation/clip", clip)
     view.close()
     read = events(tmp_path)
     assert [(e.step, e.value) for e in read.Scalars("policy/entropy")] == [(10, 1.0)]
@@ -70,105 +63,101 @@ def test_tensorboard_has_the_config_the_clip_and_what_curves_mean(tmp_path: Path
         assert (gif.format, gif.n_frames) == ("GIF", 4)
 
 
-class FakeWandb(ModuleType):
-    """Keeps what it is told, as runs by their id."""
-
-    def __init__(self) -> None:
-        super().__init__("wandb")
-        self.runs: list[SimpleNamespace] = []
-        self.util = SimpleNamespace(generate_id=lambda: f"id{len(self.runs)}")
-
-    def init(self, **arguments: Any) -> SimpleNamespace:
-        run = SimpleNamespace(arguments=arguments, logged=[], metrics={}, summary={}, ended=0)
-        run.log = run.logged.append
-        run.define_metric = lambda name, step_metric=None: run.metrics.update({name: step_metric})
-        run.finish = lambda: setattr(run, "ended", run.ended + 1)
-        self.runs.append(run)
-        return run
-
-    def Video(self, path: str, *, format: str) -> tuple[str, str, bytes]:
-        return "video", format, Path(path).read_bytes()[:3]
-
-
-@pytest.fixture
-def wandb(monkeypatch: pytest.MonkeyPatch) -> FakeWandb:
-    fake = FakeWandb()
-    monkeypatch.setitem(sys.modules, "wandb", fake)
-    monkeypatch.delenv("WANDB_PROJECT", raising=False)
-    return fake
-
-
-def test_wandb_gets_metrics_config_and_clip(tmp_path: Path, wandb: FakeWandb) -> None:
-    with MetricsLogger(tmp_path, logger="wandb", config={"seed": 3}) as logger:
-        logger.log(10, {"policy/entropy": 1.0})
-    view = open_view("wandb", tmp_path)
-    view.clip(10, "evaluation/clip", a_clip(tmp_path))
-    view.close()
-    first, second = wandb.runs
-    assert first.arguments["project"] == "fwp_rl"
-    assert first.arguments["config"] == {"seed": 3}
-    assert first.metrics["*"] == "step"
-    assert first.logged == [{"step": 10, "policy/entropy": 1.0}]
-    assert second.logged == [{"step": 10, "evaluation/clip": ("video", "gif", b"GIF")}]
-    assert (first.ended, second.ended) == (1, 1)
-    assert not list(tmp_path.glob("events.*"))
-    assert (tmp_path / "metrics.jsonl").read_text().count("\n") == 1
-
-
-def test_a_resumed_run_goes_on_under_its_id(
-    tmp_path: Path, wandb: FakeWandb, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("WANDB_API_KEY", "secret" * 7)
+def test_event_files_go_on_after_the_highest_number(tmp_path: Path) -> None:
     for step in (10, 20):
-        with MetricsLogger(tmp_path, logger="wandb", start_step=step) as logger:
-            logger.log(step, {"loss/value": 1.0})
-    ids = [run.arguments["id"] for run in wandb.runs]
-    assert ids == ["id0", "id0"]
-    assert [run.arguments["resume"] for run in wandb.runs] == ["allow", "allow"]
-    assert json.loads((tmp_path / "wandb.json").read_text()) == {"id": "id0"}
-    assert not any("secret" in file.read_text() for file in tmp_path.iterdir())
-    monkeypatch.setenv("WANDB_PROJECT", "mine")
-    open_view("wandb", tmp_path).close()
-    assert wandb.runs[-1].arguments["project"] == "mine"
+        with MetricsLogger(tmp_path, start_step=step) as logger:
+            logger.log(step + 1, {"x": step})
+    min(tmp_path.glob("events.*")).unlink()
+    said: list[str] = []
+    with MetricsLogger(tmp_path, start_step=30, warn=said.append) as logger:
+        logger.log(31, {"x": 30})
+    assert said == []
+    assert [event.step for event in events(tmp_path).Scalars("x")] == [21, 31]
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"id": 3}', '{"id": null}', '{"a":' * 50_000])
-def test_a_damaged_id_is_made_anew(text: str, tmp_path: Path, wandb: FakeWandb) -> None:
-    (tmp_path / "wandb.json").write_text(text)
-    open_view("wandb", tmp_path).close()
-    stored = json.loads((tmp_path / "wandb.json").read_text())["id"]
-    assert stored == wandb.runs[0].arguments["id"]
+def test_a_foreign_event_file_is_no_obstacle(tmp_path: Path) -> None:
+    (tmp_path / "events.out.tfevents.1700000000.host.1.0").write_bytes(b"")
+    with MetricsLogger(tmp_path) as logger:
+        logger.log(1, {"x": 1.0})
+    assert (tmp_path / "events.out.tfevents.1700000001.fwp_rl").is_file()
 
 
-@pytest.mark.parametrize("what", ["init", "log", "finish"])
-def test_wandb_out_of_reach_costs_the_view_and_not_the_run(
-    what: str, tmp_path: Path, wandb: FakeWandb, monkeypatch: pytest.MonkeyPatch
+def test_an_event_file_that_vanished_has_a_successor(tmp_path: Path) -> None:
+    said: list[str] = []
+    with MetricsLogger(tmp_path, warn=said.append) as logger:
+        logger.log(1, {"policy/entropy": 1.0})
+        (first,) = tmp_path.glob("events.*")
+        first.unlink()
+        for step in (2, 3):
+            logger.log(step, {"policy/entropy": 1.0})
+    read = events(tmp_path)
+    assert [event.step for event in read.Scalars("policy/entropy")] == [2, 3]
+    assert "nats" in read.SummaryMetadata("policy/entropy").summary_description
+    assert said == []
+
+
+class CommError(Exception):
+    """A package's errors are its own."""
+
+
+@pytest.mark.parametrize("error", [CommError("no route"), OSError(28, "no route"), SystemExit(1)])
+@pytest.mark.parametrize("what", ["init", "define_metric", "log", "finish"])
+def test_a_view_that_fails_is_given_up_and_the_run_goes_on(
+    what: str, error: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class CommError(Exception):
-        """wandb's own errors are no OSErrors."""
+    def fail(*_: object, **__: object) -> None:
+        raise error
 
-    def fail(*_: Any, **__: Any) -> None:
-        raise CommError("no route to api.wandb.ai")
+    def fine(*_: object, **__: object) -> None: ...
 
-    init = wandb.init
-
-    def begin(**arguments: Any) -> SimpleNamespace:
-        run = init(**arguments)
-        setattr(run, what, fail)
-        return run
-
-    monkeypatch.setattr(wandb, "init", fail if what == "init" else begin)
+    calls = dict.fromkeys(("define_metric", "log", "finish"), fine)
+    run = SimpleNamespace(id="x", **{**calls, **{what: fail}})
+    package = SimpleNamespace(init=fail if what == "init" else lambda **_: run)
+    monkeypatch.setitem(sys.modules, "wandb", package)
     said: list[str] = []
     with MetricsLogger(tmp_path, logger="wandb", warn=said.append) as logger:
         for step in (1, 2):
             logger.log(step, {"loss/value": 1.0})
     (warning,) = said
-    assert "Weights & Biases can no longer be written (no route to api.wandb.ai)" in warning
+    reason = str(error) if isinstance(error, SystemExit) else "no route"
+    assert f"Weights & Biases can no longer be written ({reason})" in warning
     assert (tmp_path / "metrics.jsonl").read_text().count("\n") == 2
+
+
+def test_ctrl_c_in_a_view_is_no_failure_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(**_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=interrupted))
+    with pytest.raises(KeyboardInterrupt):
+        MetricsLogger(tmp_path, logger="wandb")
 
 
 def test_a_missing_wandb_is_named_with_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)
     check_logger("tensorboard")
+    with pytest.raises(ConfigError, match=r"pip install 'fwp-rl\[wandb\]'"):
+        check_logger("wandb")
+
+
+def test_a_run_goes_on_without_a_wandb_that_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    said: list[str] = []
+    with MetricsLogger(tmp_path, logger="wandb", start_step=5, warn=said.append) as logger:
+        logger.log(6, {"loss/value": 1.0})
+    (warning,) = said
+    assert "pip install 'fwp-rl[wandb]'" in warning
+
+
+def test_a_folder_called_wandb_is_not_taken_for_the_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "wandb").mkdir()  # as the package itself leaves it where it has been used
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    monkeypatch.delitem(sys.modules, "wandb", raising=False)
     with pytest.raises(ConfigError, match=r"pip install 'fwp-rl\[wandb\]'"):
         check_logger("wandb")

@@ -1,5 +1,7 @@
 """What surrounds a training loop; the loops' own tests are in tests/agents."""
 
+import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,8 +13,13 @@ from fwp_rl.agents.ppo import PPOConfig
 from fwp_rl.cores.feedforward import FeedforwardConfig
 from fwp_rl.envs.atari import PROTOCOLS, AtariConfig
 from fwp_rl.envs.toy import RecallConfig
+from fwp_rl.evaluation import evaluate
 from fwp_rl.models.encoders import MLPConfig, NatureCNNConfig
 from fwp_rl.models.policy import Policy
+from fwp_rl.runs.checkpoint import checkpoint_steps
+from fwp_rl.runs.directory import RunError
+from fwp_rl.runs.identity import from_preset
+from fwp_rl.runs.presets import load_preset
 from fwp_rl.training.session import TrainingSession
 
 TINY = PPOConfig(
@@ -79,3 +86,82 @@ def test_the_terms_of_play_are_told_at_the_start_and_settled_rules_are_the_proto
     assert "frame_skip: 5" in (run / "config.yaml").read_text()
     explicit = AtariConfig(game="Pong", protocol="machado_2018", **vars(PROTOCOLS["machado_2018"]))
     assert begin(replace(atari, env=explicit), resume=run) == run
+
+
+def test_a_run_knows_itself(tmp_path: Path) -> None:
+    with from_preset("recall"):
+        run = ppo.train(replace(TINY, run_dir=str(tmp_path / "run")))
+    identity = json.loads((run / "status.json").read_text())["run"]
+    assert identity["preset"] == "recall"
+    assert "pytest" in identity["command"]
+    assert {"id", "created", "commit"} <= identity.keys()
+    ppo.train(replace(TINY, total_steps=60), resume=run)
+    status = json.loads((run / "status.json").read_text())
+    assert status["run"]["id"] == identity["id"], "a resumed run is the same run"
+    assert status["machine"]["threads"] == torch.get_num_threads()
+    assert evaluate(run, games=1)["run"]["id"] == identity["id"]
+    other = ppo.train(replace(TINY, run_dir=str(tmp_path / "other")))
+    assert json.loads((other / "status.json").read_text())["run"]["id"] != identity["id"]
+
+
+def test_a_config_that_was_edited_is_refused_at_resume(tmp_path: Path) -> None:
+    run = ppo.train(replace(TINY, num_envs=4, run_dir=str(tmp_path / "run")))
+    text = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(text.replace("discount: 0.99", "discount: 0.9"))
+    edited = load_preset(str(run / "config.yaml"))
+    with pytest.raises(RunError, match=r"says discount = 0.9, .*step_.* was trained with 0.99"):
+        ppo.train(replace(edited, total_steps=60), resume=run)
+    cut = text[: text.index("total_steps")]
+    (run / "config.yaml").write_text(cut)
+    with pytest.raises(RunError, match="was trained with"):
+        ppo.train(load_preset(str(run / "config.yaml")), resume=run)
+    (run / "config.yaml").write_text(text.replace("total_steps: 30", "total_steps: 40"))
+    ppo.train(load_preset(str(run / "config.yaml")), resume=run)
+
+
+def test_the_checkpoints_of_another_run_are_refused_at_resume(tmp_path: Path) -> None:
+    run, other = (ppo.train(replace(TINY, run_dir=str(tmp_path / name))) for name in ("a", "b"))
+    shutil.rmtree(run / "checkpoints")
+    shutil.copytree(other / "checkpoints", run / "checkpoints")
+    ids = [json.loads((path / "status.json").read_text())["run"]["id"] for path in (other, run)]
+    with pytest.raises(RunError, match=f"is of run {ids[0]}, .* is of run {ids[1]}"):
+        ppo.train(replace(TINY, total_steps=60), resume=run)
+
+
+@pytest.mark.parametrize("damage", ["{", '{"started": 3, "run": 7}', "[" * 100_000, None])
+def test_a_damaged_status_is_written_anew(damage: str | None, tmp_path: Path) -> None:
+    run = ppo.train(replace(TINY, run_dir=str(tmp_path / "run")))
+    identity = json.loads((run / "status.json").read_text())["run"]["id"]
+    if damage is None:
+        (run / "status.json").unlink()
+    else:
+        (run / "status.json").write_text(damage)
+    ppo.train(replace(TINY, total_steps=60), resume=run)
+    status = json.loads((run / "status.json").read_text())
+    assert status["state"] == "finished"
+    assert status["run"]["id"] == identity, "the checkpoint knows it"
+
+
+def test_three_checkpoints_in_a_row_that_cannot_be_written_end_a_run(tmp_path: Path) -> None:
+    """Two do not: the run directory is away for a while, and then for good."""
+    config = replace(TINY, run_dir=str(tmp_path / "run"), checkpoint_minutes=1e-9)
+    run, away, updates = tmp_path / "run", tmp_path / "away", []
+
+    def learn() -> None:
+        with TrainingSession(config) as session:
+            policy = Policy(config, config.env.spec())
+            session.begin(policy, torch.optim.Adam(policy.parameters()))
+            for update in range(10):
+                updates.append(update)
+                if update in (3, 6):
+                    run.rename(away)
+                if update == 5:
+                    away.rename(run)
+                session.log(8, [], {})
+                session.save_if_due()
+
+    with pytest.raises(RunError, match="3 checkpoints in a row could not be written"):
+        learn()
+    assert updates[-1] == 8
+    assert not run.exists()
+    assert max(checkpoint_steps(away / "checkpoints")) == 48

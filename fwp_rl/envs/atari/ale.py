@@ -109,7 +109,7 @@ class AleEnv:
         self._steps = np.zeros(self.num_envs, np.int64)  # [B] played in the game under way
         self._over = np.zeros(self.num_envs, np.bool_)  # [B] the game ended with the last step
         self._cut = np.zeros(self.num_envs, np.bool_)  # [B] and did so by the time limit
-        self._books = Books(self.num_envs)
+        self._books = Books(self.num_envs, self.spec.name)
         self._flicker = Flicker(setup.flicker, setup.screens, self._seeds)
         self._render = render
         self._lifetime = Lifetime()
@@ -119,7 +119,7 @@ class AleEnv:
         self._lifetime.start()
         screen, self._lives = self._reset(seed=np.array(self._seeds))
         self._stack = np.repeat(screen, self._setup.screens, axis=1)
-        return self._flicker(self._stack, np.ones(self.num_envs, np.bool_))
+        return self._books.begin(self._flicker(self._stack, np.ones(self.num_envs, np.bool_)))
 
     def step(self, action: NDArray[Any]) -> EnvStep:
         """Play one action per column. Raises ActionError for anything but B action numbers."""

@@ -101,6 +101,7 @@ class AtariConfig(EnvConfig):
         return EnvSpec(
             name=f"atari/{self.game}",
             observation_shape=(self.num_screens, 84, 84),
+            observation_dtype="uint8",
             num_actions=full if self.rules.full_action_space else MINIMAL_ACTIONS[self.game],
         )
 

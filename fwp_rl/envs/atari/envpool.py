@@ -111,7 +111,7 @@ class AtariEnv:
             reward_clip=False,
         )
         self.num_envs = self._pool.num_envs
-        self._books = Books(self.num_envs)
+        self._books = Books(self.num_envs, self.spec.name)
         self._flags: LifeFlags | None = None
         self._flicker = Flicker(setup.flicker, setup.screens, seeds)
 
@@ -119,7 +119,7 @@ class AtariEnv:
         """Start every column: the first observations ``[B, frame_stack, 84, 84]``. Once only."""
         obs, info = self._pool.reset()
         self._flags = LifeFlags(info["lives"], episodic_life=self._setup.rules.episodic_life)
-        return self._flicker(obs, np.ones(self.num_envs, np.bool_))
+        return self._books.begin(self._flicker(obs, np.ones(self.num_envs, np.bool_)))
 
     def step(self, action: NDArray[Any]) -> EnvStep:
         """Play one action per column. Raises ActionError for anything but B action numbers."""

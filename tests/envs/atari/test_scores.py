@@ -2,7 +2,7 @@ import envpool
 import pytest
 
 from fwp_rl.envs.atari import AtariConfig
-from fwp_rl.envs.atari.scores import SCORES
+from fwp_rl.envs.atari.scores import PUBLISHED, SCORES
 from fwp_rl.reports.statistics import normalized_score
 
 
@@ -30,3 +30,22 @@ def test_the_scale():
 )
 def test_by_hand(game, score, expected):
     assert normalized_score(AtariConfig(game=game), score) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("given", "game"),
+    [
+        ("Ms Pacman", "MsPacman"),
+        ("Video Pinball", "VideoPinball"),
+        ("chopper_command", "ChopperCommand"),
+        ("PongDeterministic-v4", "Pong"),
+        ("ALE/Up-N-Down-v5", "UpNDown"),
+    ],
+)
+def test_scores_know_a_game_by_every_name_that_training_takes(given, game):
+    assert AtariConfig(game=given).human_scores() == SCORES[game]
+
+
+def test_published_scores_are_of_tasks_that_can_be_trained():
+    for entry in PUBLISHED:
+        assert AtariConfig(game=entry.task.removeprefix("atari/")).spec().name == entry.task

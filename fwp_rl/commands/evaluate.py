@@ -1,0 +1,127 @@
+"""``fwp-rl evaluate``: whole games, or single lives, with a policy or with all of a run's."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from fwp_rl.commands.shared import Source, note, which_checkpoint
+from fwp_rl.config import ConfigError
+
+__all__ = ["run"]
+
+
+def run(args: list[str]) -> None:
+    """The command, with these arguments."""
+    tyro.cli(evaluate, args=args, prog="fwp-rl evaluate")
+
+
+def evaluate(
+    source: Source,
+    /,
+    *,
+    protocol: Literal["games", "paper"] = "games",
+    games: int | None = None,
+    greedy: bool = False,
+    checkpoint: Annotated[str, tyro.conf.arg(metavar="last|best|STEP|all")] = "last",
+    seed: int = 0,
+    device: str = "auto",
+    output: Path | None = None,
+) -> None:
+    """Play with a saved policy; print a table and write JSON.
+
+    Args:
+        source: A run directory, a policy folder or a checkpoint.
+        protocol: games: whole games, raw reward over all lives. paper: as the code of the fast
+            weight papers evaluates Atari, 5 runs of 30 single lives, greedy.
+        games: Whole games, at least; none: 30. Not for paper.
+        greedy: Take the most probable action instead of sampling.
+        checkpoint: The last policy, the one with the best training return, or the one of so many
+            environment steps (1_000_000). all: every checkpoint that the run has kept, one after
+            the other, and their curve.
+        seed: Seed of the evaluation's environments and actions.
+        device: Where the policy runs: cpu, cuda or cuda:N; auto takes a CUDA device if there is
+            one.
+        output: The JSON file, for all the folder; by default under the run's evaluations/.
+    """
+    from fwp_rl.runs.directory import policy_folder
+
+    if games is not None and games < 1:
+        raise ConfigError(f"--games: got {games}, expected 1 or more")
+    if protocol == "paper" and games is not None:
+        raise ConfigError(
+            f"--games: got {games}, but --protocol paper plays 5 runs of 30 lives; leave --games "
+            "out"
+        )
+    if protocol == "paper" and checkpoint == "all":
+        raise ConfigError("--checkpoint all: plays whole games; for --protocol paper name a step")
+    which = None if checkpoint == "all" else which_checkpoint(checkpoint)
+    policy_folder(source)  # a typo is told before torch is imported
+
+    if which is None:
+        results = _all(source, games or 30, greedy, seed, device, output)
+    elif protocol == "paper":
+        from fwp_rl.paper_evaluation import evaluate_paper, paper_table
+
+        results = [
+            evaluate_paper(
+                source, checkpoint=which, seed=seed, device=device, output=output, warn=note
+            )
+        ]
+        _show(paper_table(results[0]), results)
+    else:
+        from fwp_rl import evaluation
+
+        results = [
+            evaluation.evaluate(
+                source,
+                games=games or 30,
+                greedy=greedy,
+                checkpoint=which,
+                seed=seed,
+                device=device,
+                output=output,
+                warn=note,
+            )
+        ]
+        _show(evaluation.evaluation_table(results[0]), results)
+    if any(result["file"] is None for result in results):
+        sys.exit(1)
+
+
+def _all(
+    source: Path, games: int, greedy: bool, seed: int, device: str, output: Path | None
+) -> list[dict[str, Any]]:
+    """Every kept checkpoint, their table and their curve."""
+    if output is not None and output.suffix == ".json":
+        raise ConfigError(f"--output: got {output}, expected a folder for the files of all")
+
+    from fwp_rl.evaluation import evaluate_all, evaluations_table, run_of
+
+    results = evaluate_all(
+        source, games=games, greedy=greedy, seed=seed, device=device, output=output, warn=note
+    )
+    _show(evaluations_table(results), results)
+    directory = run_of(source)
+    assert directory is not None, "evaluate_all has found checkpoints in it"
+    curve = (output or directory / "evaluations") / "curve.png"
+    try:
+        from fwp_rl.reports.plots import evaluation_curve
+
+        evaluation_curve(results, curve, title=directory.resolve().name)
+        print(curve)
+    except (ImportError, OSError) as error:  # a picture does not cost the games
+        note(f"no curve: {error}")
+    return results
+
+
+def _show(table: Any, results: list[dict[str, Any]]) -> None:
+    """A table, and where it is kept."""
+    from rich.console import Console
+
+    console = Console()
+    console.print(table)
+    for result in results:
+        if result["file"] is not None:
+            console.print(result["file"], markup=False, highlight=False, soft_wrap=True)
