@@ -11,9 +11,8 @@ on resume; ``keeping.py`` says which are kept.
 """
 
 import math
-import re
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -22,7 +21,7 @@ import torch
 from safetensors.torch import save as dump_safetensors
 from torch import Tensor, nn
 
-from fwp_rl.registry import named, shown
+from fwp_rl.registry import shown
 from fwp_rl.runs.files import JSON_BYTES, CheckpointError, dump_json, parse_json, write_folder
 from fwp_rl.runs.keeping import (
     POLICY,
@@ -35,15 +34,22 @@ from fwp_rl.runs.keeping import (
     open_checkpoint,
     remember,
 )
-from fwp_rl.runs.schema import CheckpointState, OptimizerState, checked
+from fwp_rl.runs.schema import CheckpointState, checked
 from fwp_rl.runs.tensors import (
-    Shapes,
     check_tensors,
     load_tensors,
     module_tensors,
     plain,
     read_shapes,
     read_tensors,
+)
+from fwp_rl.runs.trainer_state import (
+    OF_OPTIMIZER,
+    check_random,
+    check_same_optimizer,
+    check_trainer,
+    describe_optimizer,
+    random_states,
 )
 
 __all__ = [
@@ -56,11 +62,6 @@ __all__ = [
     "newest_good",
     "save_checkpoint",
 ]
-
-_OF_OPTIMIZER = re.compile(r"optimizer\.(\d{1,9})\.(\w+)", re.ASCII)
-_OF_RANDOM = re.compile(r"rng\.torch|rng\.cuda\.\d{1,3}|generator\..+", re.ASCII)
-_MOST_KEYS = 16
-"""Tensors that an optimizer holds of one parameter; Adam has three or four."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,23 +84,31 @@ class Checkpoint:
     trainer: dict[str, Tensor]
     optimizer: dict[str, Any]
 
+    def check(
+        self,
+        policy: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        generators: Mapping[str, torch.Generator],
+    ) -> None:
+        """CheckpointError where the policy, the optimizer or the generators are not those that were
+        saved."""
+        where = str(self.path)
+        check_same_optimizer(self.optimizer, describe_optimizer(optimizer, policy), where)
+        missing = [name for name in generators if f"generator.{name}" not in self.trainer]
+        if missing:
+            raise CheckpointError(f"{where}: holds no random generator {', '.join(missing)}")
+        check_tensors(self.policy, policy, source=where)
+
     def restore(
         self,
         policy: nn.Module,
         optimizer: torch.optim.Optimizer,
         generators: Mapping[str, torch.Generator],
     ) -> None:
-        """Put everything back, torch's global random state included.
-
-        CheckpointError, before anything is changed, where the policy, the optimizer or the
-        generators are not those that were saved.
-        """
+        """Put everything back, torch's global random state included. CheckpointError as ``check``,
+        before anything is changed."""
         where = str(self.path)
-        _check_same_optimizer(self.optimizer, _describe_optimizer(optimizer, policy), where)
-        missing = [name for name in generators if f"generator.{name}" not in self.trainer]
-        if missing:
-            raise CheckpointError(f"{where}: holds no random generator {', '.join(missing)}")
-        check_tensors(self.policy, policy, source=where)
+        self.check(policy, optimizer, generators)
         before = optimizer.state_dict()
         try:
             optimizer.load_state_dict(self._optimizer_state())
@@ -130,7 +139,7 @@ class Checkpoint:
             int(index): dict(values) for index, values in self.optimizer["values"].items()
         }
         for name, tensor in self.trainer.items():
-            if match := _OF_OPTIMIZER.fullmatch(name):
+            if match := OF_OPTIMIZER.fullmatch(name):
                 # a copy, as the optimizer would work in this very tensor
                 state.setdefault(int(match[1]), {})[match[2]] = tensor.clone()
         groups, start = [], 0
@@ -179,8 +188,8 @@ def save_checkpoint(
         raise ValueError(f"step: got {step!r}, expected a number of steps")
     if score is not None and not math.isfinite(score):
         score = measure = None
-    description = _describe_optimizer(optimizer, policy)
-    trainer = _random_states(generators)
+    description = describe_optimizer(optimizer, policy)
+    trainer = random_states(generators)
     for index, values in optimizer.state_dict()["state"].items():
         for key, value in values.items():
             what = f"the optimizer's {key} of {description['parameters'][index]}"
@@ -208,9 +217,9 @@ def load_checkpoint(path: Path) -> Checkpoint:
     data = parse_json(folder.read(STATE, most=JSON_BYTES), path / STATE)
     state = checked(CheckpointState, data, path / STATE)
     shapes = read_shapes(folder, POLICY)
-    _check_trainer(read_shapes(folder, TRAINER), state.optimizer, shapes, path / TRAINER)
+    check_trainer(read_shapes(folder, TRAINER), state.optimizer, shapes, path / TRAINER)
     policy, trainer = read_tensors(folder, POLICY), read_tensors(folder, TRAINER)
-    _check_random(trainer, path / TRAINER)
+    check_random(trainer, path / TRAINER)
     return Checkpoint(
         path=path,
         step=about.step,
@@ -227,17 +236,26 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
 
 def newest_good(
-    directory: Path, *, warn: Callable[[str], object] = warnings.warn
+    directory: Path,
+    *,
+    warn: Callable[[str], object] = warnings.warn,
+    check: Callable[[Checkpoint], object] | None = None,
 ) -> Checkpoint | None:
     """The newest checkpoint that verifies; None where there is none at all.
 
-    Each damaged one on the way is told to ``warn``. CheckpointError where there are checkpoints
-    and none is good: a run never starts afresh without a word.
+    warn   is told of each damaged one on the way
+    check  may raise a CheckpointError of a checkpoint, which then counts as damaged
+
+    CheckpointError where there are checkpoints and none is good: a run never starts afresh without
+    a word.
     """
     problems = []
     for step in reversed(checkpoint_steps(directory)):
         try:
-            return load_checkpoint(checkpoint_path(directory, step))
+            checkpoint = load_checkpoint(checkpoint_path(directory, step))
+            if check is not None:
+                check(checkpoint)
+            return checkpoint
         except (CheckpointError, OSError) as error:
             problems.append(str(error))
             warn(f"skipping a damaged checkpoint, trying an older one: {error}")
@@ -248,67 +266,6 @@ def newest_good(
             + "\nStart a new run in another directory, or restore one of these folders."
         )
     return None
-
-
-def _describe_optimizer(optimizer: torch.optim.Optimizer, policy: nn.Module) -> dict[str, Any]:
-    """What JSON can hold of an optimizer; the parameters' names tell whether another one fits."""
-    names = {id(parameter): name for name, parameter in policy.named_parameters()}
-    groups: Sequence[dict[str, Any]] = optimizer.param_groups
-    return {
-        "class": type(optimizer).__name__,
-        "parameters": [names.get(id(p), "?") for group in groups for p in group["params"]],
-        "groups": [
-            {key: value for key, value in group.items() if key != "params"}
-            | {"parameters": len(group["params"])}
-            for group in groups
-        ],
-        "values": {},
-    }
-
-
-def _check_same_optimizer(saved: Mapping[str, Any], own: Mapping[str, Any], where: str) -> None:
-    if saved["class"] != own["class"]:
-        raise CheckpointError(
-            f"{where}: holds the state of {named(saved['class'])}, this run uses {own['class']}"
-        )
-    theirs = [group["parameters"] for group in saved["groups"]]
-    ours = [group["parameters"] for group in own["groups"]]
-    if theirs != ours:
-        raise CheckpointError(
-            f"{where}: the optimizer's groups have {shown(theirs)} parameters, this run's have "
-            f"{shown(ours)}"
-        )
-    for theirs, ours in zip(saved["parameters"], own["parameters"], strict=True):
-        if theirs != ours:
-            raise CheckpointError(
-                f"{where}: the optimizer updates {named(theirs)} where this run's updates {ours}"
-            )
-    for group, wanted in zip(saved["groups"], own["groups"], strict=True):
-        for key, value in wanted.items():
-            if isinstance(value, bool) and key not in group:
-                continue  # an option that torch has gained since
-            if isinstance(value, (int, float, tuple)) and not _is_like(group.get(key), value):
-                raise CheckpointError(
-                    f"{where}: the optimizer's {key} is {shown(group.get(key))}, this run's is "
-                    f"{shown(value)}"
-                )
-
-
-def _is_like(saved: Any, own: Any) -> bool:
-    """Whether a hyper-parameter may stand for another: the number may differ, not the kind."""
-    if isinstance(own, tuple):
-        return isinstance(saved, list) and len(saved) == len(own) and all(map(_is_like, saved, own))
-    if isinstance(own, bool):
-        return isinstance(saved, bool)
-    return isinstance(saved, (int, float)) and not isinstance(saved, bool)
-
-
-def _random_states(generators: Mapping[str, torch.Generator]) -> dict[str, Tensor]:
-    states = {"rng.torch": torch.get_rng_state()}
-    if torch.cuda.is_initialized():
-        for index, rng in enumerate(torch.cuda.get_rng_state_all()):
-            states[f"rng.cuda.{index}"] = rng
-    return states | {f"generator.{name}": g.get_state() for name, g in generators.items()}
 
 
 def _check_finite(value: Any, what: str) -> None:
@@ -324,39 +281,3 @@ def _dump_state(data: Mapping[str, Any], path: Path) -> bytes:
         raise ValueError(f"state: has {len(text):,} bytes as JSON, expected at most {JSON_BYTES:,}")
     checked(CheckpointState, parse_json(text, path / STATE), path / STATE)
     return text
-
-
-def _check_trainer(shapes: Shapes, optimizer: OptimizerState, policy: Shapes, path: Path) -> None:
-    """CheckpointError unless each tensor is of a parameter, and no larger, or of a generator."""
-    keys: dict[int, int] = {}
-    for name, shape in shapes.items():
-        size = math.prod(shape)
-        if _OF_RANDOM.fullmatch(name):
-            fits = len(shape) == 1 and size <= 1 << 16
-        elif match := _OF_OPTIMIZER.fullmatch(name):
-            index = int(match[1])
-            keys[index] = keys.get(index, 0) + 1
-            known = index < len(optimizer.parameters)
-            of = policy.get(optimizer.parameters[index]) if known else ()
-            # what the optimizer updates beside the policy's parameters may be of any size
-            small = of is None or size <= max(math.prod(of), 1)
-            fits = known and keys[index] <= _MOST_KEYS and small
-        else:
-            fits = False
-        if not fits:
-            raise CheckpointError(f"{path}: {named(name)} {list(shape)} is of no known parameter")
-
-
-def _check_random(trainer: Mapping[str, Tensor], path: Path) -> None:
-    """CheckpointError unless the states of the CPU's generators are ones that torch takes."""
-    if "rng.torch" not in trainer:
-        raise CheckpointError(f"{path}: holds no state of torch's generator")
-    generator = torch.Generator()
-    usual = generator.get_state().shape
-    for name, state in trainer.items():
-        if not _OF_RANDOM.fullmatch(name) or (name != "rng.torch" and state.shape != usual):
-            continue
-        try:
-            generator.set_state(state)
-        except (RuntimeError, TypeError) as error:
-            raise CheckpointError(f"{path}: {named(name)}: {str(error)[:120]}") from None

@@ -13,13 +13,11 @@ its folder, and none is read further than such a file can be long.
 import hashlib
 import itertools
 import json
-import math
 import os
 import re
 import secrets
 import shutil
 import stat
-import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +25,14 @@ from typing import Any
 
 import fwp_rl
 from fwp_rl.registry import named, shown
+from fwp_rl.runs.json_files import (
+    JSON_BYTES,
+    CheckpointError,
+    dump_json,
+    parse_json,
+    read_json,
+    read_limited,
+)
 
 __all__ = [
     "CheckpointError",
@@ -48,19 +54,10 @@ MANIFEST = "manifest.json"
 SCHEMA = 2
 """Version of the folders' layout; a reader refuses newer ones. Manifests of 1 have no seal."""
 
-JSON_BYTES = 1 << 22
-"""No JSON file of ours is longer."""
-JSON_DEPTH = 40
-"""Nor nested deeper."""
-
 PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _TEMPORARY = re.compile(r"\.tmp-(\d+)-([0-9a-f]{8})\d+")
 _TOKEN = secrets.token_hex(4)  # tells this process from an earlier one that had the same id
 _numbers = itertools.count()
-
-
-class CheckpointError(RuntimeError):
-    """A checkpoint or policy folder that cannot be used; names the file and the reason."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,10 +94,8 @@ class SealedFolder:
             raise CheckpointError(f"{path}: has {size:,} bytes, expected at most {most:,}")
         try:
             data = read_limited(path, size)
-        except OSError as error:
-            raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from None
-        except MemoryError:
-            raise CheckpointError(f"{path}: {size:,} bytes do not fit into memory") from None
+        except FileNotFoundError:
+            raise CheckpointError(f"{path}: is missing") from None
         if hashlib.sha256(data).hexdigest() != self.hashes[name]:
             raise CheckpointError(f"{path}: is damaged: its SHA-256 is not the one in the manifest")
         return data
@@ -122,51 +117,6 @@ def write_file(path: Path, data: bytes | str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Create or replace one JSON file atomically. ValueError on NaN or infinity."""
     write_file(path, dump_json(value))
-
-
-def dump_json(value: Any) -> bytes:
-    """Indented JSON; numpy scalars are numbers. ValueError on NaN, infinity and foreign types."""
-    try:
-        return (json.dumps(value, indent=1, allow_nan=False, default=_as_number) + "\n").encode()
-    except (ValueError, TypeError, RecursionError) as error:
-        raise ValueError(f"cannot be written as JSON: {error}") from error
-
-
-def read_limited(path: Path, most: int) -> bytes:
-    """The bytes of a file. CheckpointError where it is no regular file or has more than ``most``;
-    OSError where it cannot be read."""
-    if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for
-        raise CheckpointError(f"{path}: is no file")
-    with path.open("rb") as file:
-        data = file.read(most + 1)
-    if len(data) > most:
-        raise CheckpointError(f"{path}: has more than {most:,} bytes, which such a file never has")
-    return data
-
-
-def read_json(path: Path, *, most: int = JSON_BYTES) -> dict[str, Any]:
-    """The JSON object in a file. CheckpointError where there is none in it, OSError where it cannot
-    be read."""
-    return parse_json(read_limited(path, most), path)
-
-
-def parse_json(data: bytes, source: Path) -> dict[str, Any]:
-    """The JSON object in ``data``, or a CheckpointError that names ``source``."""
-    try:
-        value = json.loads(data, parse_float=_finite, parse_constant=_finite)
-    except RecursionError:
-        raise CheckpointError(f"{source}: is nested too deeply for JSON of ours") from None
-    except ValueError as error:  # covers bad UTF-8 too
-        raise CheckpointError(f"{source}: is not valid JSON: {str(error)[:160]}") from None
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{source}: holds a JSON {type(value).__name__}, expected an object")
-    level: list[Any] = [value]
-    for _ in range(JSON_DEPTH):
-        items = (x for parent in level for x in _items(parent))
-        level = [x for x in items if isinstance(x, (dict, list))]
-    if level:
-        raise CheckpointError(f"{source}: is nested too deeply for JSON of ours")
-    return value
 
 
 def write_folder(
@@ -294,24 +244,6 @@ def _check_inside(path: Path) -> None:
         raise CheckpointError(f"{path}: is a link out of its folder, expected a file")
     if not stat.S_ISREG(os.stat(target).st_mode):
         raise CheckpointError(f"{path}: is no file")
-
-
-def _items(parent: dict[str, Any] | list[Any]) -> Iterable[Any]:
-    return parent.values() if isinstance(parent, dict) else parent
-
-
-def _finite(text: str) -> float:
-    number = float(text)
-    if not math.isfinite(number):
-        raise ValueError(f"{text[:40]} is no finite number")
-    return number
-
-
-def _as_number(value: Any) -> Any:
-    numpy = sys.modules.get("numpy")  # not imported: nothing of it can be here
-    if numpy is not None and isinstance(value, numpy.generic):
-        return value.item()
-    raise TypeError(f"{type(value).__name__} is not JSON")
 
 
 def _old(target: Path) -> Path:

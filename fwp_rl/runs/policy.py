@@ -27,7 +27,7 @@ import fwp_rl
 from fwp_rl.config import ConfigError
 from fwp_rl.envs import EnvConfig
 from fwp_rl.models.policy import Policy, PolicyConfig
-from fwp_rl.registry import shown
+from fwp_rl.registry import named, shown
 from fwp_rl.runs.directory import check_policy_folder, policy_folder
 from fwp_rl.runs.files import (
     JSON_BYTES,
@@ -186,7 +186,7 @@ def load_saved(path: str | Path) -> SavedPolicy:
             time.sleep(0.1)  # a trainer may just have replaced it between two of its files
             description, weights = _read(folder)
     except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from None
+        raise CheckpointError(f"{named(str(path))}: cannot be read: {error.strerror}") from None
     saved = description.build(weights, path=folder)
     description.check_probe(saved.policy, folder)
     return saved

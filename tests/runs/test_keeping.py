@@ -197,6 +197,28 @@ class TestNewestGood:
             assert newest_good(directory, warn=warnings.append).step == 200, name
             assert "trainer.safetensors: " in warnings[0]
 
+    def test_one_of_other_weights_is_skipped(self, directory):
+        folder = directory / "step_000000000300"
+        tensors = load((folder / "policy.safetensors").read_bytes())
+        tensors["another"] = tensors.pop("0.weight")
+        reseal(folder, {"policy.safetensors": save(tensors)})
+        warnings = []
+        assert newest_good(directory, warn=warnings.append).step == 200
+        assert "its optimizer updates 0.weight, which it lacks" in warnings[0]
+
+    def test_one_that_does_not_fit_is_skipped(self, directory):
+        """The caller's own check counts as well."""
+        other = Trainer("adam", seed=1)
+        other.policy.register_buffer("more", torch.zeros(1))
+        other.save(directory, 400)
+        ours, warnings = Trainer("adam", seed=2), []
+
+        def fits(checkpoint):
+            checkpoint.check(ours.policy, ours.optimizer, ours.generators)
+
+        assert newest_good(directory, warn=warnings.append, check=fits).step == 300
+        assert "step_000000000400: the weights are of another network: more" in warnings[0]
+
     def test_deep_json_is_skipped(self, directory):
         for name in ("manifest.json", "state.json"):
             deep = b'{"a":' * 100_000 + b"1" + b"}" * 100_000

@@ -219,6 +219,10 @@ def test_a_network_that_computes_something_else_is_refused(tmp_path):
             ({"metadata": {"step": step}}, "metadata.*step: got")
             for step in ("5", -1, True, 1.5, 10**30)
         ),
+        ({"probe": {"logits": [float("inf")] * 24, "value": [0.0] * 8}}, "is no finite number"),
+        ({"policy": {"core": {"name": "lstm", "hidden_size": "64"}}}, "hidden_size: got '64'"),
+        ({"policy": {"core": {"name": "lstm", "hidden_size": True}}}, "hidden_size: got True"),
+        ({"policy": {"reward_clip": "1"}}, "reward_clip: got '1', expected a number"),
         ({"env": {"name": "recal"}}, "Did you mean 'recall'"),
         ({"env": {"name": ["recall"] * 10_000}}, "unknown environment"),
         ({"env": []}, "env: got"),
