@@ -27,7 +27,7 @@ from fwp_rl.models.categorical import entropy, kl_divergence, log_prob
 from fwp_rl.models.policy import Policy
 from fwp_rl.rl.actors import Actors, ActorsConfig, Batch
 from fwp_rl.rl.losses import explained_variance, masked_mean, masked_sum
-from fwp_rl.rl.replay import core_metrics, replay
+from fwp_rl.rl.replay import check_ratio, core_metrics, replay
 from fwp_rl.rl.returns import v_trace
 from fwp_rl.runs.config import AGENTS, TrainConfig
 from fwp_rl.training.optim import clip_gradients, linear_to_zero, set_learning_rate
@@ -158,6 +158,8 @@ def train(config: IMPALAConfig, *, resume: Path | None = None) -> Path:
 
             # record: how old the weights were, where the time went, and a checkpoint when due
             metrics |= _lag(batch, actors.version - 1)
+            if not metrics["policy/lag_max"]:  # the weights that played are those that learned
+                check_ratio(metrics["policy/ratio_deviation"], policy)
             metrics |= {f"time/{name}": share for name, share in batch.shares.items()}
             metrics["optimizer/learning_rate"] = learning_rate
             session.log(int(batch.rollout.mask.sum()), batch.games, metrics)

@@ -27,7 +27,7 @@ from fwp_rl.models.categorical import entropy, kl_divergence, log_prob
 from fwp_rl.models.policy import Policy
 from fwp_rl.rl.collector import Actor, Collector
 from fwp_rl.rl.losses import explained_variance, masked_mean, normalize
-from fwp_rl.rl.replay import core_metrics, replay, select_columns
+from fwp_rl.rl.replay import check_ratio, core_metrics, replay, select_columns
 from fwp_rl.rl.returns import gae
 from fwp_rl.runs.config import AGENTS, TrainConfig
 from fwp_rl.training.optim import clip_gradients, linear_to_zero, set_learning_rate
@@ -153,6 +153,7 @@ def train(config: PPOConfig, *, resume: Path | None = None) -> Path:
                 )
 
             # record: the log, and a checkpoint when its time has come
+            check_ratio(metrics["policy/ratio_deviation"], policy)
             metrics |= core_metrics(records)
             metrics["optimizer/learning_rate"] = learning_rate
             metrics["value/explained_variance"] = explained_variance(

@@ -71,13 +71,16 @@ class VectorEnv(Protocol):
     def reset(self) -> NDArray[Any]:
         """Start: the first observations ``[B, *observation_shape]``. Call it once.
 
-        Raises AnswerError where they are not finite.
+        Raises AnswerError where they are not finite. The array is the caller's, as in ``step``.
         """
         ...
 
     def step(self, action: NDArray[Any]) -> EnvStep:
         """Play one action per column (integers ``[B]``). Raises ActionError on anything else, and
         AnswerError where a reward or an observation is not finite.
+
+        The arrays of an answer are the caller's: each is new, and no later step writes to it. Who
+        acts still holds an observation while the next one is made.
         """
         ...
 

@@ -88,7 +88,8 @@ class Policy(nn.Module):
                 f"obs has shape {tuple(obs.shape)}, expected [T, B, *observation_shape] = "
                 f"{expected} for {self.spec.name}"
             )
-        with torch.autocast(obs.device.type, torch.bfloat16, enabled=self._bfloat16(obs.device)):
+        bfloat16 = self.uses_bfloat16(obs.device)
+        with torch.autocast(obs.device.type, torch.bfloat16, enabled=bfloat16):
             features = self.encoder(obs.flatten(0, 1))
         inputs = [features.float().unflatten(0, obs.shape[:2])]
         if self.config.last_reward:
@@ -106,7 +107,8 @@ class Policy(nn.Module):
         limit = self.config.reward_clip
         return reward if limit is None else reward.clamp(-limit, limit)
 
-    def _bfloat16(self, device: torch.device) -> bool:
+    def uses_bfloat16(self, device: torch.device) -> bool:
+        """Whether the encoder computes in bfloat16 there, as ``precision`` says."""
         if self.config.precision == "auto":
             return has_bfloat16(device)
         return self.config.precision == "bfloat16"

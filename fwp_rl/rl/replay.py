@@ -1,12 +1,19 @@
 """Running a policy over stored rollouts, as learners do."""
 
+import warnings
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from fwp_rl.models.policy import Policy
 from fwp_rl.types import PolicyOutput, Rollout
 
-__all__ = ["copy_columns", "core_metrics", "replay", "select_columns"]
+__all__ = ["check_ratio", "copy_columns", "core_metrics", "replay", "select_columns"]
+
+EXACT, ROUGH = 1e-3, 0.1
+"""Bounds on |ratio - 1| between acting and learning with the same weights: in float32 on a CPU, and
+in bfloat16 or on a GPU, whose libraries choose other algorithms for other sizes."""
 
 
 def select_columns(rollout: Rollout, columns: Tensor | slice) -> Rollout:
@@ -38,13 +45,36 @@ def replay(policy: Policy, rollout: Rollout, *, start: int, stop: int) -> Policy
     return output
 
 
+def check_ratio(
+    deviation: float, policy: Policy, warn: Callable[[str], object] = warnings.warn
+) -> None:
+    """Warn where acting and learning are not the same computation.
+
+    deviation  largest |ratio - 1| over steps that were played by the very weights they were
+               replayed with
+    warn       is told a text that does not change, so that it can be said once
+    """
+    if getattr(policy.config.core, "redraw_projection", False):
+        return  # the core computes something else in each call by design
+    device = policy.value_head.weight.device
+    exact = device.type == "cpu" and not policy.uses_bfloat16(device)
+    bound = EXACT if exact else ROUGH
+    if not deviation <= bound:
+        warn(
+            "the learner finds other probabilities for the actions than the actor had, with the "
+            f"same weights: policy/ratio_deviation is above {bound:g}, which rounding does not "
+            "explain. Usually an environment writes to arrays that it has handed out (each step "
+            "has to make new ones), or a core draws at random or keeps something outside its state"
+        )
+
+
 def core_metrics(records: dict[str, list[Tensor]]) -> dict[str, float]:
     """Scalars to log from what a core recorded (``fwp_rl.cores.recording``)."""
     metrics = {}
     if "beta" in records:
         beta = torch.cat([layer.flatten() for layer in records["beta"]])
         metrics["core/beta_mean"] = beta.mean().item()
-        metrics["core/beta_std"] = beta.std().item()
+        metrics["core/beta_std"] = beta.std(correction=0).item()  # one alone has one too: 0
     for index, weight in enumerate(records.get("fast_weight", [])):
         norm = torch.linalg.matrix_norm(weight)
         metrics[f"core/fast_weight_norm_layer{index + 1}"] = norm.mean().item()

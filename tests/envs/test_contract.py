@@ -3,7 +3,7 @@
 import ctypes.util
 import json
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
 import gymnasium
@@ -18,7 +18,7 @@ from fwp_rl.envs.classic import ClassicConfig
 from fwp_rl.envs.gym import GymnasiumConfig
 from fwp_rl.envs.minigrid import MiniGridConfig
 from fwp_rl.envs.procgen import ProcgenConfig
-from fwp_rl.envs.toy import RecallConfig, ScriptedConfig, ScriptedEpisode
+from fwp_rl.envs.toy import RecallConfig, RecallEnv, ScriptedConfig, ScriptedEpisode
 
 SCRIPT = (
     (
@@ -146,6 +146,22 @@ def stream(name: str, config: EnvConfig) -> Stream:
     return play(config, SEEDS, NUM_STEPS.get(name, 120))
 
 
+def check_arrays_are_fresh(config: EnvConfig, num_steps: int = 20) -> None:
+    """Fail where an adapter writes to an array that it has handed out: whoever kept it, as actors
+    do over a step, would find the next step's numbers in it."""
+    env = config.make(len(SEEDS), SEEDS)
+    kept = [env.reset()]
+    copies = [kept[0].copy()]
+    for action in random_actions(env.spec.num_actions, num_steps):
+        step = env.step(np.full(len(SEEDS), action))
+        arrays = [getattr(step, field.name) for field in fields(step) if field.name != "games"]
+        kept += arrays
+        copies += [array.copy() for array in arrays]
+    env.close()
+    for array, copy in zip(kept, copies, strict=True):
+        np.testing.assert_array_equal(array, copy)
+
+
 def test_every_registered_family_is_under_this_contract() -> None:
     assert set(ENVS.values()) <= {type(config) for config in CONFIGS.values()}
 
@@ -213,6 +229,24 @@ def test_a_column_depends_on_its_own_seed_alone(config: EnvConfig, stream: Strea
     other = play(config, [SEEDS[1], 9], 40)
     np.testing.assert_array_equal(other.obs[:, 0], stream.obs[:41, 1])
     assert (other.obs[:, 1] != stream.obs[:41, 1]).any()
+
+
+def test_arrays_are_the_callers(config: EnvConfig) -> None:
+    check_arrays_are_fresh(config)
+
+
+def test_an_array_that_is_handed_out_twice_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    play, buffer = RecallEnv.step, np.zeros((3, 6), np.float32)
+
+    def step(self: RecallEnv, action: NDArray[Any]) -> EnvStep:
+        answer = play(self, action)
+        buffer[:] = answer.obs
+        answer.obs = buffer
+        return answer
+
+    monkeypatch.setattr(RecallEnv, "step", step)
+    with pytest.raises(AssertionError, match="not equal"):
+        check_arrays_are_fresh(RecallConfig())
 
 
 def test_describe_is_json_and_names_the_task(config: EnvConfig) -> None:

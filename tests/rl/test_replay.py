@@ -1,11 +1,17 @@
-"""Rollouts as a whole: no tensor of theirs is forgotten, whatever is done to all of them."""
+"""Rollouts as a whole: no tensor of theirs is forgotten, whatever is done to all of them. And what
+is measured and told of a replay."""
 
 from dataclasses import fields
+from typing import Literal
 
+import pytest
 import torch
 from torch import Tensor
 
-from fwp_rl.rl.replay import copy_columns, select_columns
+from fwp_rl.cores.feedforward import FeedforwardConfig
+from fwp_rl.envs.toy import RecallConfig
+from fwp_rl.models import MLPConfig, Policy, PolicyConfig
+from fwp_rl.rl.replay import check_ratio, copy_columns, core_metrics, select_columns
 from fwp_rl.types import Observation, Rollout
 
 T, B = 3, 5
@@ -77,3 +83,21 @@ def test_columns_are_copied_over_those_columns_and_no_others() -> None:
         batch = 1 if ours.shape[0] in (T, T + 1) else 0
         copied = torch.cat([before.narrow(batch, 0, 3), theirs.narrow(batch, 1, 2)], batch)
         assert torch.equal(ours, copied)
+
+
+@pytest.mark.parametrize(("precision", "bound"), [("float32", 0.001), ("bfloat16", 0.1)])
+def test_a_ratio_is_told_of_above_what_rounding_explains(
+    precision: Literal["float32", "bfloat16"], bound: float
+) -> None:
+    config = PolicyConfig(encoder=MLPConfig(), core=FeedforwardConfig(), precision=precision)
+    policy = Policy(config, RecallConfig().spec())
+    told: list[str] = []
+    check_ratio(0.99 * bound, policy, told.append)
+    assert told == []
+    check_ratio(1.01 * bound, policy, told.append)
+    assert f"policy/ratio_deviation is above {bound}" in told[0]
+
+
+def test_one_beta_alone_has_a_spread_of_nothing() -> None:
+    metrics = core_metrics({"beta": [torch.full((1, 1), 0.25)]})
+    assert metrics == {"core/beta_mean": 0.25, "core/beta_std": 0.0}

@@ -1,0 +1,91 @@
+"""What runs of both agents measure and warn of."""
+
+import warnings
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from fwp_rl.agents.impala import IMPALAConfig
+from fwp_rl.agents.ppo import PPOConfig
+from fwp_rl.cores import CORES, CoreConfig
+from fwp_rl.envs import EnvStep
+from fwp_rl.envs.toy import RecallConfig, RecallEnv
+from fwp_rl.models.encoders import MLPConfig
+from fwp_rl.rl.actors import ActorsConfig
+from fwp_rl.runs.config import TrainConfig
+from fwp_rl.runs.metrics import read_metrics
+
+COMMON: dict[str, Any] = {
+    "env": RecallConfig(),
+    "encoder": MLPConfig(hidden_sizes=(16,)),
+    "num_envs": 8,
+    "evaluation_games": 0,
+    "plain": True,
+}
+AGENTS: dict[str, TrainConfig] = {
+    "ppo": PPOConfig(**COMMON, rollout_length=16, minibatches=2, total_steps=250),
+    "impala": IMPALAConfig(
+        **COMMON,
+        unroll_length=16,
+        batch_size=8,
+        actors=ActorsConfig(kind="inline", count=1),
+        total_steps=250,
+    ),
+}
+SAID = "an environment writes to arrays that it has handed out"
+
+
+def train(agent: str, path: Path, core: CoreConfig, **changes: Any) -> list[str]:
+    """What the training warned of, each text once."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        replace(AGENTS[agent], core=core, run_dir=str(path / "run"), **changes).train()
+    return sorted({str(warning.message) for warning in caught})
+
+
+@pytest.mark.parametrize("agent", AGENTS)
+def test_an_adapter_that_reuses_its_arrays_is_told_of(
+    agent: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    play, buffers = RecallEnv.step, {}
+
+    def step(self: RecallEnv, action: NDArray[Any]) -> EnvStep:
+        answer = play(self, action)
+        buffer = buffers.setdefault(id(self), np.empty_like(answer.obs))
+        buffer[:] = answer.obs
+        answer.obs = buffer
+        return answer
+
+    assert train(agent, tmp_path / "fresh", CORES["delta_net"]()) == []
+    monkeypatch.setattr(RecallEnv, "step", step)
+    (text,) = train(agent, tmp_path / "reused", CORES["delta_net"]())
+    assert SAID in text
+    assert "policy/ratio_deviation is above 0.001" in text
+
+
+def test_a_core_that_draws_by_design_is_not_told_of(tmp_path: Path) -> None:
+    core = CORES["delta_net"](feature_map="favor", redraw_projection=True)
+    assert train("ppo", tmp_path, core) == []
+    rows = read_metrics(tmp_path / "run" / "metrics.jsonl")
+    assert max(row["policy/ratio_deviation"] for row in rows) > 0.001
+
+
+@pytest.mark.parametrize("core", ["delta_net", "gated_delta_net", "lstm"])
+@pytest.mark.parametrize("agent", AGENTS)
+def test_the_smallest_rollout_has_metrics_that_are_numbers(
+    agent: str, core: str, tmp_path: Path
+) -> None:
+    smallest: dict[str, Any] = {"num_envs": 1, "total_steps": 3}
+    if agent == "ppo":
+        smallest |= {"rollout_length": 1, "minibatches": 1, "normalize_advantages": False}
+    else:
+        smallest |= {"unroll_length": 1, "batch_size": 1}
+    heads = {"heads": 1} if "heads" in {f.name for f in fields(CORES[core])} else {}
+    assert train(agent, tmp_path, CORES[core](**heads), **smallest) == []
+    for row in read_metrics(tmp_path / "run" / "metrics.jsonl"):
+        infinite = {name for name, x in row.items() if not np.isfinite(x)}
+        assert infinite <= {"value/explained_variance"}, "one target alone does not vary"
