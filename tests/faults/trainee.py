@@ -10,6 +10,7 @@ import ctypes
 import dataclasses
 import functools
 import gc
+import importlib
 import json
 import os
 import signal
@@ -46,6 +47,16 @@ FIELDS: dict[str, Any] = {
     "plain": True,
     "hang_seconds": 1.0,
 }
+PRELOADED = (
+    "fwp_rl.commands.train",
+    "fwp_rl.reports.plots",
+    "fwp_rl.runs.flags",
+    "fwp_rl.runs.views",
+    "matplotlib.backends.backend_agg",
+    "matplotlib.figure",
+    "torch._dynamo",
+)
+"""What each training would import by itself."""
 AGENTS = {
     "ppo": lambda **fields: PPOConfig(rollout_length=8, epochs=1, minibatches=1, **fields),
     "inline": lambda **fields: IMPALAConfig(
@@ -173,12 +184,8 @@ def fork(arguments: list[str], output: str) -> int:
 
 
 def serve() -> None:
-    # what each training would import by itself
-
-    import fwp_rl.commands.train
-    import fwp_rl.reports.plots
-    import fwp_rl.runs.views  # noqa: F401
-
+    for module in PRELOADED:
+        importlib.import_module(module)
     gc.freeze()  # else each would copy all of it to look for garbage
     for line in sys.stdin:
         command, *given = json.loads(line)
