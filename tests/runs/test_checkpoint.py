@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load, save
 from torch import nn
 
 from fwp_rl.runs.checkpoint import (
@@ -22,7 +23,7 @@ from fwp_rl.runs.checkpoint import (
     save_checkpoint,
 )
 
-from .cases import OPTIMIZERS, RUN, Trainer, network, replace_bytes, steps_in
+from .cases import OPTIMIZERS, RUN, Trainer, network, replace_bytes, reseal, steps_in
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
@@ -145,6 +146,24 @@ class TestRefusal:
         policy = network()
         optimizer = torch.optim.Adam([{"params": layer.parameters()} for layer in policy[::2]])
         self.refused(checkpoint, policy, optimizer, {}, "[4]", "[2, 2]")
+
+    def test_optimizer_state(self, checkpoint):
+        """Adam asks for its step counts where it takes a state over, not where it is checked."""
+        path = checkpoint.path
+        tensors = load((path / "trainer.safetensors").read_bytes())
+        without = {name: tensor for name, tensor in tensors.items() if not name.endswith(".step")}
+        reseal(path, {"trainer.safetensors": save(without)})
+        policy = network()
+        optimizer = torch.optim.Adam(policy.parameters())
+        damaged = load_checkpoint(path)
+        self.refused(damaged, policy, optimizer, {}, "holds no state that Adam can take over: \"'step'")
+
+    @pytest.mark.parametrize("value", ["0.1", None, True, [0.1]])
+    def test_optimizer_numbers(self, checkpoint, value):
+        checkpoint.optimizer["groups"][0]["lr"] = value
+        policy = network()
+        optimizer = torch.optim.Adam(policy.parameters())
+        self.refused(checkpoint, policy, optimizer, {}, "the optimizer's lr is")
 
     def test_generator(self, checkpoint):
         policy = network()
