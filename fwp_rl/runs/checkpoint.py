@@ -115,7 +115,7 @@ class Checkpoint:
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             optimizer.load_state_dict(before)
             raise CheckpointError(
-                f"{where}: does not hold the state of a {type(optimizer).__name__}: "
+                f"{where}: holds no state that {type(optimizer).__name__} can take over: "
                 f"{shown(str(error))}"
             ) from None
         load_tensors(policy, self.policy, source=where)

@@ -3,6 +3,7 @@
 Prints what it is about to try, so that a process that is killed has said at what.
 """
 
+import json
 import random
 import resource
 import shutil
@@ -47,7 +48,8 @@ def main(scratch: Path, count: int) -> None:
         older += outcome.older
         shutil.rmtree(damaged)
     assert done.keys() == KINDS.keys(), KINDS.keys() - done.keys()
-    print(f"{count} mutations: {refused} were refused somewhere, {older} left an older checkpoint")
+    facts = {"mutations": count, "refused": refused, "older checkpoint": older, "kinds": len(done)}
+    print(json.dumps(facts))
 
 
 if __name__ == "__main__":

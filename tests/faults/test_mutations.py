@@ -1,11 +1,14 @@
 """Any bytes in any file of a run: what was saved is read, or one line says why not."""
 
+import json
 import os
 import random
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -43,9 +46,11 @@ def test_some_mutations_of_each_kind(run: Path, tmp_path: Path) -> None:
 @pytest.mark.long
 @pytest.mark.timeout(3600)
 @pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for the process's size")
-def test_a_great_many_mutations_in_little_memory_and_time(tmp_path: Path) -> None:
+def test_a_great_many_mutations_in_little_memory_and_time(
+    tmp_path: Path, record: Callable[[str, Mapping[str, Any]], None]
+) -> None:
     result = subprocess.run(
         [sys.executable, str(MARATHON), str(tmp_path), MUTATIONS], capture_output=True, text=True
     )
     assert result.returncode == 0, f"{result.stdout[-300:]}\n{result.stderr[-3000:]}"
-    print(result.stdout.splitlines()[-1])
+    record("mutations", json.loads(result.stdout.splitlines()[-1]))

@@ -283,3 +283,34 @@ def test_a_save_reads_no_weights_that_this_process_knows(tmp_path, monkeypatch):
     flip_a_bit(copied / "step_000000000004" / "policy.safetensors")
     trainer.save(copied, 6)
     assert checkpoint_steps(copied) == [1, 5, 6], "4, the best, has been changed since"
+
+
+def what_it_says(path: Path) -> tuple[object, ...]:
+    checkpoint = load_checkpoint(path)
+    tensors = {name: t.numpy().tobytes() for name, t in checkpoint.policy.items()}
+    return (
+        *(checkpoint.step, checkpoint.score, checkpoint.measure, checkpoint.milestone),
+        *(checkpoint.run_id, checkpoint.config, checkpoint.state, tensors),
+    )
+
+
+@pytest.mark.parametrize("stride", [11, pytest.param(1, marks=pytest.mark.slow)])
+def test_every_single_bit_of_a_manifest_is_guarded(tmp_path, stride):
+    path = Trainer("adam", seed=0).save(tmp_path, 5402, score=-12.5)
+    manifest = path / "manifest.json"
+    data, intact = manifest.read_bytes(), what_it_says(path)
+    found = 0
+    positions = range(0, 8 * len(data), stride)
+    for position in positions:
+        flipped = bytearray(data)
+        flipped[position // 8] ^= 1 << position % 8
+        manifest.write_bytes(flipped)
+        try:
+            said = what_it_says(path)
+        except CheckpointError:
+            found += 1
+        else:
+            assert said == intact, bytes(flipped)
+    assert found > 0.97 * len(positions)
+    replace_bytes(manifest, data)
+    assert what_it_says(path) == intact
