@@ -261,3 +261,12 @@ def test_a_save_reads_no_weights_that_this_process_knows(tmp_path, monkeypatch):
     flip_a_bit(copied / "step_000000000004" / "policy.safetensors")
     trainer.save(copied, 6)
     assert checkpoint_steps(copied) == [1, 5, 6], "4, the best, has been changed since"
+
+
+def test_what_a_crash_kept_of_a_replaced_checkpoint_goes_with_the_next(tmp_path):
+    trainer = Trainer("adam", 0)
+    for step in (1, 2):
+        trainer.save(tmp_path, step)
+    shutil.copytree(checkpoint_path(tmp_path, 2), tmp_path / "step_000000000002.old")
+    trainer.save(tmp_path, 3)
+    assert steps_in(tmp_path) == [2, 3]
