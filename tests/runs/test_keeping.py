@@ -267,6 +267,6 @@ def test_what_a_crash_kept_of_a_replaced_checkpoint_goes_with_the_next(tmp_path)
     trainer = Trainer("adam", 0)
     for step in (1, 2):
         trainer.save(tmp_path, step)
-    shutil.copytree(checkpoint_path(tmp_path, 2), tmp_path / "step_000000000002.old")
+    shutil.copytree(tmp_path / "step_000000000002", tmp_path / "step_000000000002.old")
     trainer.save(tmp_path, 3)
     assert steps_in(tmp_path) == [2, 3]
