@@ -91,10 +91,13 @@ def drop_old(directory: Path, step: int, keep: int) -> None:
             kept.add(newest)
             keep -= 1
     for old in checkpoint_steps(directory):
+        path = checkpoint_path(directory, old)
+        replaced = path.with_name(f"{path.name}.old")
+        if path.exists():  # a crash came after the new one, before the old one's end
+            remove(replaced)
         if old < step and old not in kept:
-            path = checkpoint_path(directory, old)
             remove(path)
-            remove(path.with_name(f"{path.name}.old"))
+            remove(replaced)
             _verified.pop(os.path.abspath(path), None)
 
 

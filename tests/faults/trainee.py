@@ -18,10 +18,12 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import disks
+import saver
 import yaml
 
 from fwp_rl import cli
@@ -162,8 +164,8 @@ def main(run: str, agent: str, fault: str, at: str, *changes: str) -> None:
         sys.exit(130)
 
 
-def fork(arguments: list[str], output: str) -> int:
-    """Start a training; returns its process."""
+def fork(work: Callable[..., None], arguments: list[str], output: str) -> int:
+    """Start a training, or other work; returns its process."""
     child = os.fork()
     if child:
         return child
@@ -173,7 +175,7 @@ def fork(arguments: list[str], output: str) -> int:
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     code = 0
     try:
-        main(*arguments)
+        work(*arguments)
     except SystemExit as error:
         code = error.code if isinstance(error.code, int) else 1
     except BaseException:
@@ -183,14 +185,17 @@ def fork(arguments: list[str], output: str) -> int:
     os._exit(code)
 
 
+WORK: dict[str, Callable[..., None]] = {"start": main, "save": saver.main}
+
+
 def serve() -> None:
     for module in PRELOADED:
         importlib.import_module(module)
     gc.freeze()  # else each would copy all of it to look for garbage
     for line in sys.stdin:
         command, *given = json.loads(line)
-        if command == "start":
-            answer = fork(*given)
+        if command in WORK:
+            answer = fork(WORK[command], *given)
         else:
             answer = os.waitstatus_to_exitcode(os.waitpid(given[0], 0)[1])
         print(answer, flush=True)

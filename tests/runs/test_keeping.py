@@ -314,3 +314,12 @@ def test_every_single_bit_of_a_manifest_is_guarded(tmp_path, stride):
     assert found > 0.97 * len(positions)
     replace_bytes(manifest, data)
     assert what_it_says(path) == intact
+
+
+def test_what_a_crash_kept_of_a_replaced_checkpoint_goes_with_the_next(tmp_path):
+    trainer = Trainer("adam", 0)
+    for step in (1, 2):
+        trainer.save(tmp_path, step)
+    shutil.copytree(tmp_path / "step_000000000002", tmp_path / "step_000000000002.old")
+    trainer.save(tmp_path, 3)
+    assert steps_in(tmp_path) == [2, 3]
