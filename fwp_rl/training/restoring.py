@@ -66,13 +66,20 @@ def restore(
     before = load_preset(str(run.config))
     _refuse_changes(run, before, config)
     notes: list[str] = []
-    checkpoint = newest_good(run.checkpoints, warn=lambda text: notes.append(f"WARNING: {text}"))
+
+    def check(checkpoint: Checkpoint) -> None:
+        """One that could not be gone on from is a damaged one, and an older one is tried."""
+        _state(checkpoint)
+        checkpoint.check(policy, optimizer, generators)
+
+    checkpoint = newest_good(
+        run.checkpoints, warn=lambda text: notes.append(f"WARNING: {text}"), check=check
+    )
     if checkpoint is None:
         raise RunError(
             f"{run.path}: holds no checkpoint to resume from. Its policy/, if it has one, can be "
             "evaluated; to train, start a new run in another --run-dir"
         )
-    state = checked(SessionState, checkpoint.state, checkpoint.path / STATE)
     identity = _identity(run, notes)
     _refuse_strangers(run, before, checkpoint, identity, notes)
     checkpoint.restore(policy, optimizer, generators)
@@ -89,7 +96,11 @@ def restore(
             f"The run is complete at {config.total_steps:,} steps; extend it with a "
             "larger --total-steps"
         )
-    return Restored(checkpoint=checkpoint, state=state, identity=identity, notes=notes)
+    return Restored(checkpoint=checkpoint, state=_state(checkpoint), identity=identity, notes=notes)
+
+
+def _state(checkpoint: Checkpoint) -> SessionState:
+    return checked(SessionState, checkpoint.state, checkpoint.path / STATE)
 
 
 def _identity(run: RunDirectory, notes: list[str]) -> Mapping[str, Any] | None:

@@ -16,7 +16,12 @@ from fwp_rl.envs.toy import RecallConfig
 from fwp_rl.evaluation import evaluate
 from fwp_rl.models.encoders import MLPConfig, NatureCNNConfig
 from fwp_rl.models.policy import Policy
-from fwp_rl.runs.checkpoint import checkpoint_steps
+from fwp_rl.runs.checkpoint import (
+    checkpoint_path,
+    checkpoint_steps,
+    load_checkpoint,
+    save_checkpoint,
+)
 from fwp_rl.runs.directory import RunError
 from fwp_rl.runs.identity import from_preset
 from fwp_rl.runs.presets import load_preset
@@ -165,3 +170,34 @@ def test_three_checkpoints_in_a_row_that_cannot_be_written_end_a_run(tmp_path: P
     assert updates[-1] == 8
     assert not run.exists()
     assert max(checkpoint_steps(away / "checkpoints")) == 48
+
+
+@pytest.mark.parametrize(
+    "wrong", [{}, {"games": "7"}, {"games": 7, "blocks": 3}, {"games": 7, "milestone": -1}]
+)
+def test_a_checkpoint_that_cannot_be_gone_on_from_leaves_the_one_before(
+    wrong: dict[str, object], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its seal is good: somebody has made it so."""
+    config = replace(TINY, run_dir=str(tmp_path / "run"), checkpoint_minutes=1e-9)
+    run = ppo.train(config)
+    before, newest = checkpoint_steps(run / "checkpoints")[-2:]
+    good = load_checkpoint(checkpoint_path(run / "checkpoints", newest))
+    policy = Policy(config, config.env.spec())
+    optimizer = torch.optim.Adam(policy.parameters(), lr=1e-3, eps=1e-5, fused=True)
+    generators = {name: torch.Generator() for name in ("action", "minibatch")}
+    good.restore(policy, optimizer, generators)
+    save_checkpoint(
+        run / "checkpoints",
+        step=newest,
+        policy=policy,
+        optimizer=optimizer,
+        state=wrong,
+        generators=generators,
+        run={"id": good.run_id, "config": dict(good.config or {})},
+    )
+    capsys.readouterr()
+    ppo.train(replace(config, total_steps=60), resume=run)
+    said = capsys.readouterr().out
+    assert "skipping a damaged checkpoint" in said
+    assert f"Resumed at step {before}" in said
