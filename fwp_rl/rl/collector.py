@@ -130,7 +130,7 @@ class Collector:
     def __init__(self, actor: Actor, rollout_length: int) -> None:
         self.actor = actor
         self.rollout_length = rollout_length
-        self._rollout = self.new_rollout()
+        self._rollout: Rollout | None = None  # made where no buffer is given
 
     def new_rollout(self, *, pin_memory: bool = False) -> Rollout:
         """A buffer to collect into, on the actor's device."""
@@ -146,7 +146,10 @@ class Collector:
 
     def collect(self, into: Rollout | None = None) -> tuple[Rollout, list[Game]]:
         """The next T steps of every column, and the games that ended in them."""
-        rollout, actor = into or self._rollout, self.actor
+        actor = self.actor
+        if into is None:
+            into = self._rollout = self._rollout or self.new_rollout()
+        rollout = into
         games: list[Game] = []
         start = time.perf_counter()
         # The state goes over as it is: a step makes a new one and never changes the one it was

@@ -262,8 +262,9 @@ class RunDirectory:
                 f"{self.path}: is being trained by {_describe_holder(holder)}; wait for it, stop "
                 "it, or name another --run-dir"
             ) from None
-        except OSError as error:
-            raise RunError(f"{self.path}: cannot be locked: {error.strerror}") from error
+        except (OSError, NotImplementedError) as error:  # some file systems know no locks
+            reason = getattr(error, "strerror", None) or error
+            raise RunError(f"{self.path}: cannot be locked: {reason}") from error
         try:
             write_json(holder, {"pid": os.getpid(), "host": socket.gethostname()})
             yield

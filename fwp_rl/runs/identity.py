@@ -28,8 +28,8 @@ def from_preset(name: str) -> Iterator[None]:
 
 
 def new_identity() -> dict[str, Any]:
-    """``id``, ``created``, ``commit``, ``dirty``, ``command`` and ``preset``, as JSON; the last is
-    None for a run that was not made from one."""
+    """``id``, ``created``, ``commit``, ``dirty``, ``command``, ``preset`` (None for a run that was
+    not made from one) and ``sessions``: how often it was started or resumed. As JSON."""
     return {
         "id": secrets.token_hex(8),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -37,4 +37,5 @@ def new_identity() -> dict[str, Any]:
         "dirty": dirty(),
         "command": shlex.join(sys.orig_argv),
         "preset": _preset.get(),
+        "sessions": 1,
     }

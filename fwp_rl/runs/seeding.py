@@ -19,8 +19,8 @@ def derive_seed(run_seed: int, stream: str) -> int:
 def env_seeds(run_seed: int, count: int, *, stream: str) -> list[int]:
     """``count`` different environment seeds in [0, 2^31).
 
-    stream  what they are for: ``"train"``, ``"evaluation"``, ``"resume-<step>"``; the seeds of
-            two streams, or of two runs, have nothing to do with each other
+    stream  what they are for: ``"train"``, ``"evaluation"``, ``"resume-<step>-<session>"``; the
+            seeds of two streams, or of two runs, have nothing to do with each other
     """
     seeds: dict[int, None] = {}
     index = 0

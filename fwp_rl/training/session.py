@@ -183,8 +183,11 @@ class TrainingSession:
 
     def env_seeds(self, count: int) -> list[int]:
         """Seeds for ``count`` environments. A resumed run plays new episodes: emulators cannot be
-        saved, and the seeds of the start would replay what the policy has seen."""
-        stream = "train" if self.resume is None else f"resume-{self.step}"
+        saved, and the seeds of the start would replay what the policy has seen. It does so in each
+        of its sessions, or an episode that ends a session would end the next one too."""
+        stream = "train"
+        if self.resume is not None:
+            stream = f"resume-{self.step}-{self._identity['sessions']}"
         return env_seeds(self.config.seed, count, stream=stream)
 
     def closing(self, resource: Resource) -> Resource:
@@ -450,7 +453,11 @@ class TrainingSession:
         )
         checkpoint, state = found.checkpoint, found.state
         if found.identity is not None:
-            self._identity = dict(found.identity)
+            sessions = found.identity.get("sessions")
+            self._identity = {
+                **found.identity,
+                "sessions": 1 + (sessions if type(sessions) is int else 1),
+            }
         elif checkpoint.run_id is not None:
             self._identity["id"] = checkpoint.run_id
         self.step = self._saved_step = checkpoint.step

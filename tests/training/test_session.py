@@ -103,6 +103,7 @@ def test_a_run_knows_itself(tmp_path: Path) -> None:
     ppo.train(replace(TINY, total_steps=60), resume=run)
     status = json.loads((run / "status.json").read_text())
     assert status["run"]["id"] == identity["id"], "a resumed run is the same run"
+    assert (identity["sessions"], status["run"]["sessions"]) == (1, 2)
     assert status["machine"]["threads"] == torch.get_num_threads()
     assert evaluate(run, games=1)["run"]["id"] == identity["id"]
     other = ppo.train(replace(TINY, run_dir=str(tmp_path / "other")))
@@ -201,3 +202,15 @@ def test_a_checkpoint_that_cannot_be_gone_on_from_leaves_the_one_before(
     said = capsys.readouterr().out
     assert "skipping a damaged checkpoint" in said
     assert f"Resumed at step {before}" in said
+
+
+def test_a_session_does_not_play_the_games_of_the_one_before(tmp_path: Path) -> None:
+    """Both from the same checkpoint: an episode that crashes one must not crash all."""
+    run = begin(replace(TINY, run_dir=str(tmp_path / "run")))
+    seeds = []
+    for _ in range(2):
+        with TrainingSession(TINY, resume=run) as session:
+            policy = Policy(TINY, TINY.env.spec())
+            session.begin(policy, torch.optim.Adam(policy.parameters()))
+            seeds += session.env_seeds(4)
+    assert len(set(seeds)) == 8
