@@ -61,6 +61,7 @@ def soak(server, folder: Path, agent: str, steps: int, *, pause: float, minutes:
         f"total_steps={steps}",
         f"checkpoint_minutes={minutes}",
         "hang_seconds=60",
+        *(["batch_size=4"] if agent == "threads" else []),
         at=1,
     )
     samples: list[Sample] = []
