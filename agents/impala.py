@@ -122,21 +122,22 @@ def train(config: IMPALAConfig, *, resume: Path | None = None) -> Path:
             for index in range(config.actors.count)
         ]
         session.begin(policy, optimizer)
-        actors = session.closing(
-            Actors(
-                config.actors,
-                config.env,
-                policy,
-                seeds=session.env_seeds(config.num_envs),
-                generators=action_draws,
-                unroll_length=config.unroll_length,
-                batch_size=config.batch_size,
-                poll=session.poll,
+        with session.playing():
+            actors = session.closing(
+                Actors(
+                    config.actors,
+                    config.env,
+                    policy,
+                    seeds=session.env_seeds(config.num_envs),
+                    generators=action_draws,
+                    unroll_length=config.unroll_length,
+                    batch_size=config.batch_size,
+                    poll=session.poll,
+                )
             )
-        )
-        for pulse in actors.pulses:
-            session.watch(pulse)
-        actors.start(policy)
+            for pulse in actors.pulses:
+                session.watch(pulse)
+            actors.start(policy)
         while session.step < config.total_steps:
             # act: the actors do, all the while; here is a batch of what they have finished
             with session.playing(), session.stopwatch("waiting"):

@@ -117,9 +117,16 @@ def train(config: PPOConfig, *, resume: Path | None = None) -> Path:
         action_draws = session.generator("action", session.device)
         minibatch_draws = session.generator("minibatch")
         session.begin(policy, optimizer)
-        env = session.closing(config.env.make(config.num_envs, session.env_seeds(config.num_envs)))
-        pulse = session.watch(Pulse("the environments", session.poll))
-        actor = Actor(policy, env, generator=action_draws, stopwatch=session.stopwatch, pulse=pulse)
+        with session.playing():
+            seeds = session.env_seeds(config.num_envs)
+            env = session.closing(config.env.make(config.num_envs, seeds))
+            actor = Actor(
+                policy,
+                env,
+                generator=action_draws,
+                stopwatch=session.stopwatch,
+                pulse=session.watch(Pulse("the environments", session.poll)),
+            )
         collector = Collector(actor, config.rollout_length)
 
         while session.step < config.total_steps:

@@ -48,8 +48,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         fail(str(error), 2)
     except KeyboardInterrupt:
         sys.exit(130)
-    except BrokenPipeError:  # the reader of a pipe has seen enough: `fwp-rl list games | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError as error:
+        try:
+            sys.stdout.flush()
+        except BrokenPipeError:  # the reader of a pipe has seen enough: `fwp-rl list games | head`
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        else:  # the pipe was an environment's
+            fail(_in_a_line(error), 1)
     except OSError as error:
         fail(_in_a_line(error), 1)
     except Exception as error:

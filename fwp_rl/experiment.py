@@ -6,7 +6,7 @@
 
 import json
 from collections.abc import Callable
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -27,6 +27,7 @@ from fwp_rl.runs.resuming import clear_unsaved, has_work, is_complete
 from fwp_rl.runs.signals import StopRequest, StopTraining
 from fwp_rl.runs.views import open_view
 from fwp_rl.training.restoring import RESUME_MAY_CHANGE
+from fwp_rl.training.watchdog import Watchdog
 
 __all__ = ["finish", "train"]
 
@@ -69,15 +70,26 @@ def _is_complete(run: RunDirectory, config: TrainConfig) -> bool:
 def finish(path: Path, config: TrainConfig) -> None:
     """What follows training: an evaluation, the learning curve, a video, and these in the log.
     A stop signal ends it between two steps of play, by KeyboardInterrupt or SystemExit."""
-    with StopRequest("stopping; the trained policy is saved") as stop, suppress(StopTraining):
-        _finish(path, config, stop)
+    with (
+        StopRequest("stopping; the trained policy is saved") as stop,
+        ExitStack() as stack,
+        suppress(StopTraining),
+    ):
+        watchdog = Watchdog(
+            stop,
+            hang_seconds=config.hang_seconds,
+            rescue=lambda state, said: print(said, flush=True) is None,  # all is saved
+        )
+        stack.callback(watchdog.end)
+        watchdog.start()
+        _finish(path, config, stop, watchdog)
     if stop.exit_code == 130:
         raise KeyboardInterrupt
     if stop.requested:
         raise SystemExit(stop.exit_code)
 
 
-def _finish(path: Path, config: TrainConfig, stop: StopRequest) -> None:
+def _finish(path: Path, config: TrainConfig, stop: StopRequest, watchdog: Watchdog) -> None:
     console = Console(markup=False, highlight=False)
     made = [path / "policy"]
     result = None
@@ -95,19 +107,21 @@ def _finish(path: Path, config: TrainConfig, stop: StopRequest) -> None:
         except Exception as error:
             console.print(f"No {what}: {type(error).__name__}: {error}", soft_wrap=True)
 
+    pulse = Pulse("the environments", check)
+    watchdog.watch(pulse)
     if config.evaluation_games:
         result = evaluate(
             path,
             games=config.evaluation_games,
             device=config.device,
             warn=lambda text: console.print(text, soft_wrap=True),
-            pulse=Pulse("the evaluation's environments", check),
+            pulse=pulse,
         )
         console.print(evaluation_table(result))
         made.extend([Path(result["file"])] if result["file"] is not None else [])
     attempt("learning curve", lambda: learning_curve(path, evaluation=result))
     if config.video and config.env.frame_rate() is not None:
-        attempt("video", lambda: record_video(path, device=config.device))
+        attempt("video", lambda: record_video(path, device=config.device, pulse=pulse))
     attempt("results in the log", lambda: _show_results(path, config, result))
     console.print("\nIn the run directory:")
     for file in made:

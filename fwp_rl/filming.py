@@ -21,6 +21,7 @@ from fwp_rl.reports.memory_film import MemoryFilm
 from fwp_rl.reports.moments import play, screen_of
 from fwp_rl.reports.video import write_picture, write_video
 from fwp_rl.rl.collector import Actor
+from fwp_rl.rl.pulse import Pulse
 from fwp_rl.runs.seeding import env_seeds
 
 __all__ = ["record_video"]
@@ -41,6 +42,7 @@ def record_video(
     memory: bool = True,
     still: bool = False,
     output: str | Path | None = None,
+    pulse: Pulse | None = None,
 ) -> Path:
     """Film ``games`` whole games, or the first ``max_seconds`` of them; returns the file's path.
 
@@ -75,7 +77,7 @@ def record_video(
     check_writable(Path(output))
     env = saved.env.make(1, env_seeds(seed, 1, stream="video"), render=rate is not None)
     try:
-        actor = make_actor(saved.policy, env, greedy=greedy, seed=seed, device=where)
+        actor = make_actor(saved.policy, env, greedy=greedy, seed=seed, device=where, pulse=pulse)
         if not memory:
             return write_video(_frames(actor, games, limit), Path(output), fps)
         moments = play(

@@ -5,11 +5,13 @@ is the one place that produces it.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from fwp_rl.envs import EnvStep, Game, VectorEnv
@@ -19,6 +21,9 @@ from fwp_rl.rl.pulse import Pulse
 from fwp_rl.types import Observation, PolicyOutput, Rollout, State
 
 __all__ = ["Actor", "ActorStep", "Collector", "Stopwatch", "empty_rollout"]
+
+
+Answer = TypeVar("Answer")
 
 
 class Stopwatch:
@@ -80,7 +85,7 @@ class Actor:
         self.state: State = policy.initial_state(env.num_envs, self.device)
         shape = (1, env.num_envs)
         self.observation = Observation(
-            obs=torch.from_numpy(env.reset()).to(self.device)[None],
+            obs=torch.from_numpy(self._answer(env.reset)).to(self.device)[None],
             reset=torch.ones(shape, dtype=torch.bool, device=self.device),
             last_reward=torch.zeros(shape, device=self.device),
             last_action=torch.full(shape, -1, device=self.device),
@@ -100,8 +105,7 @@ class Actor:
                 )
                 played = action.cpu().numpy()
             with self.stopwatch("environment"):
-                self.pulse.step()
-                answer = self.env.step(played)
+                answer = self._answer(self.env.step, played)
         finally:
             self.pulse.rest()
         reset = torch.from_numpy(answer.reset).to(self.device)
@@ -114,6 +118,19 @@ class Actor:
         )
         self.state = output.state
         return ActorStep(observation=observation, output=output, action=action, answer=answer)
+
+    def _answer(self, call: Callable[..., Answer], *given: NDArray[Any]) -> Answer:
+        """What the environment answers. RuntimeError where it asks to end the process: that would
+        pass for success."""
+        self.pulse.step()
+        try:
+            return call(*given)
+        except SystemExit as error:
+            raise RuntimeError(
+                f"an environment ended the process by sys.exit({error.code!r})"
+            ) from error
+        finally:
+            self.pulse.rest()
 
     @torch.no_grad()
     def bootstrap_value(self) -> Tensor:

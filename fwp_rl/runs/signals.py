@@ -4,6 +4,7 @@ SIGUSR1 and SIGUSR2, ask; the training loop obeys."""
 import os
 import signal
 import threading
+from contextlib import suppress
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -21,10 +22,10 @@ class StopTraining(BaseException):
 class StopRequest:
     """Turns stop signals into a flag while the context lasts.
 
-    The loop polls ``requested`` after each iteration, saves, and leaves with ``exit_code``. A
-    second Ctrl-C raises KeyboardInterrupt at once. Outside the main thread, where Python delivers
-    no signals, nothing is changed. A signal that the process was told to ignore, as nohup does with
-    SIGHUP, stays ignored.
+    The loop polls ``requested`` between two steps, saves, and leaves with ``exit_code``. A second
+    Ctrl-C raises KeyboardInterrupt at once. Outside the main thread, where Python delivers no
+    signals, nothing is changed. A signal that the process was told to ignore, as nohup does with
+    SIGHUP, stays ignored. In forked children the handlers are those of before.
 
         with StopRequest() as stop:
             while not stop.requested: ...
@@ -41,6 +42,7 @@ class StopRequest:
         self._doing = doing
         self._interrupts = 0
         self._pending: BaseException | None = None
+        self._thrown = False
         self._previous: dict[signal.Signals, Any] = {}
         self._previous_wakeups = -1
         self._write_end = -1
@@ -49,6 +51,11 @@ class StopRequest:
     @property
     def requested(self) -> bool:
         return self.signal is not None
+
+    @property
+    def insisted(self) -> bool:
+        """Ctrl-C came twice."""
+        return self._interrupts > 1
 
     @property
     def exit_code(self) -> int:
@@ -70,6 +77,7 @@ class StopRequest:
             self._previous_wakeups = signal.set_wakeup_fd(
                 self._write_end, warn_on_full_buffer=False
             )
+        _active.append(self)
         return self
 
     def __exit__(
@@ -78,6 +86,8 @@ class StopRequest:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        if self in _active:
+            _active.remove(self)
         for number, handler in self._previous.items():
             # None stands for a handler that was not installed from Python
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
@@ -88,20 +98,33 @@ class StopRequest:
                 os.close(descriptor)
             self.wakeups = None
 
+    def wake(self) -> None:
+        """Let who reads ``wakeups`` look up."""
+        if self.wakeups is not None:
+            os.write(self._write_end, b"\0")
+
     def note(self, number: int) -> None:
         """Take a signal for asked; the first is answered on stderr."""
         if self.signal is None and number in self._previous:
             self.signal = signal.Signals(number)
             how = "; Ctrl-C again quits at once" if number == signal.SIGINT else ""
             # os.write, as print may have been interrupted half-way through its own lock
-            os.write(2, f"\n{self.signal.name}: {self._doing}{how}\n".encode())
+            with suppress(OSError):  # SIGHUP comes because the terminal is gone
+                os.write(2, f"\n{self.signal.name}: {self._doing}{how}\n".encode())
+
+    def heard(self, number: int) -> None:
+        """Take a byte of ``wakeups`` for asked, unless it is of our own ``throw``."""
+        if number == signal.SIGTERM and self._thrown:
+            self._thrown = False
+        else:
+            self.note(number)
 
     def throw(self, error: BaseException) -> bool:
         """Raise an error in the main thread, whatever Python code or system call it is in; asked by
         another thread. False where that cannot be done."""
         if self.wakeups is None or signal.SIGTERM not in self._previous:
             return False
-        self._pending = error
+        self._pending, self._thrown = error, True
         assert self._thread.ident is not None  # it runs
         signal.pthread_kill(self._thread.ident, signal.SIGTERM)
         return True
@@ -115,3 +138,28 @@ class StopRequest:
             if self._interrupts > 1:
                 raise KeyboardInterrupt
         self.note(number)
+
+    def leave_to_child(self) -> None:
+        """In a forked process, such as an environment's worker, which is nobody's training: what
+        reaches the whole group must not be heard twice, and who forked it can end it."""
+        if self.wakeups is not None:
+            signal.set_wakeup_fd(-1)
+        for number, handler in self._previous.items():
+            if number == signal.SIGINT:
+                signal.signal(number, signal.SIG_IGN)
+            else:
+                signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+
+_active: list[StopRequest] = []
+"""Those whose contexts last."""
+
+
+def _in_child() -> None:
+    for request in reversed(_active):
+        request.leave_to_child()
+    _active.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_in_child)

@@ -86,10 +86,10 @@ class Evaluations:
         self.step, self.mean = step, result["summary"]["mean"]
         return result
 
-    def restore(self, step: int, evaluated: int) -> None:
-        """Go on from a checkpoint at ``step``; results of later steps are of weights that are no
-        more, and go as the later rows of the log do."""
-        self.step = evaluated
+    def restore(self, step: int, evaluated: int, mean: float | None) -> None:
+        """Go on from a checkpoint at ``step``, whose own evaluation had this ``mean``. Results of
+        later steps are of weights that are no more, and go as the later rows of the log do."""
+        self.step, self.mean = evaluated, mean
         for file in self._run.evaluations.glob("training-step_*.json"):
             if file.name > self._file(step).name:
                 file.unlink(missing_ok=True)

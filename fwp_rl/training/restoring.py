@@ -37,6 +37,8 @@ class SessionState(Strict):
     """Step of the last evaluation."""
     milestone: Count | None = None
     """Step of the last checkpoint that is kept for ever."""
+    sessions: Annotated[int, Field(ge=1)] = 1
+    """How often the run had been started or resumed."""
 
 
 @dataclass(frozen=True, kw_only=True)

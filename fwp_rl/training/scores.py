@@ -55,7 +55,7 @@ class TrainingScores:
     def metrics(self) -> dict[str, float]:
         """For the log; without means before the first block."""
         names = dict.fromkeys(name for block in self._blocks for name in block)
-        means = {name: sum(b[name] for b in self._blocks) / len(self._blocks) for name in names}
+        means = {name: _mean([b[name] for b in self._blocks if name in b]) for name in names}
         return means | {"charts/games": self.games}
 
     @property

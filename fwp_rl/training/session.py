@@ -6,7 +6,7 @@ import dataclasses
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime
 from errno import ENOENT
 from pathlib import Path
@@ -159,6 +159,7 @@ class TrainingSession:
         )
         self._cleanup.enter_context(self._stop)
         self._cleanup.callback(self._watchdog.end)
+        self._evaluating = self.watch(Pulse("the evaluation's environments", self.poll))
         self._watchdog.start()
         core = CORES.name_of(type(self.config.core))
         progress = self._cleanup.enter_context(
@@ -180,6 +181,8 @@ class TrainingSession:
             self._save_policy()
         self._saved = time.monotonic()
         self._log.start()
+        if self.resume is not None:
+            self.save_if_due()  # an evaluation that a stop broke off
 
     def env_seeds(self, count: int) -> list[int]:
         """Seeds for ``count`` environments. A resumed run plays new episodes: emulators cannot be
@@ -192,7 +195,14 @@ class TrainingSession:
 
     def closing(self, resource: Resource) -> Resource:
         """The environment or actors, to be closed with the session, however that ends."""
-        return self._cleanup.enter_context(closing(resource))
+        self._cleanup.callback(self._close, resource)
+        return resource
+
+    def _close(self, resource: _Closeable) -> None:
+        try:
+            resource.close()
+        except Exception as error:  # what ended the training is to be heard, and all is saved
+            self.warn(f"environments could not be closed: {type(error).__name__}: {error}")
 
     def watch(self, pulse: Pulse) -> Pulse:
         """Have a player's silence noticed."""
@@ -208,17 +218,20 @@ class TrainingSession:
 
     @contextmanager
     def playing(self) -> Iterator[None]:
-        """Where environments step. Whatever fails in here has not touched the weights: they are
-        saved before the error goes on, and may be from another thread while a step hangs."""
+        """Where environments are made and step. Whatever fails in here has not touched the weights:
+        they are saved before the error goes on, and may be from another thread while a step
+        hangs."""
         try:
             self.poll()
             with self._weights_at_rest():
                 yield
-        except SystemExit as error:
+        except SystemExit as error:  # of one that is being made
             self._save_after_failure()
-            raise RuntimeError(
-                f"an environment ended the process by sys.exit({error.code!r})"
-            ) from error
+            raise RuntimeError(f"an environment asked to end the process: {error!r}") from error
+        except KeyboardInterrupt:  # an environment's own, unless it was asked for twice
+            if not self._stop.insisted:
+                self._save_after_failure()
+            raise
         except Exception:
             self._save_after_failure()
             raise
@@ -289,20 +302,23 @@ class TrainingSession:
         stopped = isinstance(error, StopTraining)
         # the display goes first: it would draw over whatever is said next
         with self._cleanup:
-            self._watchdog.closing = True
             if self._owned:
                 state: RunState = "failed"
                 try:
-                    if stopped:
-                        self.save()
                     if hasattr(self, "_log"):
                         self._log.write(self.step, self._scores.metrics())
+                    if stopped:
+                        self.save()
                     if stopped or isinstance(error, KeyboardInterrupt):
                         state = "stopped"
                     elif error is None:
                         state = "finished"
+                except KeyboardInterrupt:  # Ctrl-C again, while saving
+                    state = "stopped"
+                    raise
                 finally:
                     self._write_status(state)
+                    self._watchdog.closing = True
         if self._owned and self._stop.requested and (stopped or error is None):
             with suppress(OSError):
                 print(
@@ -334,25 +350,26 @@ class TrainingSession:
         except Exception as error:
             self.warn(f"and what was learned since the last checkpoint is lost: {error}")
 
-    def _rescue(self, state: RunState, said: str) -> None:
-        """The watchdog's: save while the loop is stuck in an environment's step."""
+    def _rescue(self, state: RunState, said: str) -> bool:
+        """The watchdog's: save while the loop is stuck in an environment's step. False where it has
+        come out of it."""
         if not self._weights.acquire(timeout=1):
-            return  # it has come out of it
+            return False
         try:
             self.warn(said)
             self._save_after_failure()
             self._write_status(state)
+            return True
         finally:
             self._weights.release()
 
     def _evaluate(self) -> None:
         start = time.monotonic()
-        pulse = Pulse("the evaluation's environments", self.poll)
-        self._watchdog.watch(pulse, hangs=False)
-        with self._weights_at_rest():
+        with self.playing():
             result = self._evaluations.evaluate(
-                self._policy, self.step, pulse=pulse, run=self._identity, warn=self.warn
+                self._policy, self.step, pulse=self._evaluating, run=self._identity, warn=self.warn
             )
+        self._saved_step = -1  # the checkpoint of this step, if there is one, lacks the score
         self._log.evaluation(self.step, result, time.monotonic() - start)
 
     def _milestone_due(self) -> bool:
@@ -361,7 +378,7 @@ class TrainingSession:
         return every is not None and self.step // every > self._milestone // every
 
     def _write_checkpoint(self, *, milestone: bool) -> None:
-        """OSError where it cannot be written: nothing is changed then."""
+        """OSError where it cannot be written."""
         if self._saved_step == self.step and not milestone:
             return
         if not RunDirectory.is_run(self.path):
@@ -377,6 +394,7 @@ class TrainingSession:
                 **self._scores.state(),
                 "evaluated": self._evaluations.step,
                 "milestone": kept,
+                "sessions": self._identity["sessions"],
             },
             generators=self._generators,
             run={"id": self._identity["id"], "config": self._described_config()},
@@ -452,20 +470,21 @@ class TrainingSession:
             self._directory, self.config, self._policy, self._optimizer, self._generators
         )
         checkpoint, state = found.checkpoint, found.state
+        sessions = [state.sessions]
         if found.identity is not None:
-            sessions = found.identity.get("sessions")
-            self._identity = {
-                **found.identity,
-                "sessions": 1 + (sessions if type(sessions) is int else 1),
-            }
+            self._identity = dict(found.identity)
+            known = found.identity.get("sessions")
+            sessions.append(known if type(known) is int else 1)
         elif checkpoint.run_id is not None:
             self._identity["id"] = checkpoint.run_id
+        self._identity["sessions"] = 1 + max(sessions)
         self.step = self._saved_step = checkpoint.step
         self._scores.restore(state.games, state.blocks)
         # a run that never said when is not due for all that lies behind it
         self._milestone = checkpoint.step if state.milestone is None else state.milestone
         evaluated = checkpoint.step if state.evaluated is None else state.evaluated
-        self._evaluations.restore(checkpoint.step, evaluated)
+        mean = checkpoint.score if checkpoint.measure == "evaluation" else None
+        self._evaluations.restore(checkpoint.step, evaluated, mean)
         return found.notes
 
 

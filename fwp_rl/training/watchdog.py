@@ -12,6 +12,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 from fwp_rl.rl.pulse import Pulse
 from fwp_rl.runs.directory import RunState
@@ -47,12 +48,13 @@ class Watchdog:
         stop: StopRequest,
         *,
         hang_seconds: float,
-        rescue: Callable[[RunState, str], None],
+        rescue: Callable[[RunState, str], bool],
     ) -> None:
         """
         hang_seconds  silence that makes a hang, and at least 20 mean unrolls of it; 0 never
         rescue        saves what the loop has learned while it is inside an environment: called
-                      with the state that the run ends in and what to say, in this thread
+                      with the state that the run ends in and what to say, in this thread. False
+                      where the loop has come out by itself
         """
         self.problem: HangError | None = None
         """Of a player beside the loop's own thread; the loop is to raise it."""
@@ -61,7 +63,7 @@ class Watchdog:
         self._stop = stop
         self._hang_seconds = hang_seconds
         self._rescue = rescue
-        self._pulses: dict[Pulse, bool] = {}
+        self._pulses: list[Pulse] = []
         self._seen: dict[Pulse, tuple[int, float]] = {}
         self._owner = threading.get_ident()
         self._ended = threading.Event()
@@ -70,19 +72,19 @@ class Watchdog:
         self._asked: float | None = None
         self._interrupts = 0
         self._second: float | None = None
+        self._closed: float | None = None
+        self._brought_out = False
 
-    def watch(self, pulse: Pulse, *, hangs: bool = True) -> None:
-        """Look at a player from now on.
-
-        hangs  its silence is a hang; else it only has to leave once a stop was asked for
-        """
-        self._pulses[pulse] = hangs
+    def watch(self, pulse: Pulse) -> None:
+        """Look at a player from now on."""
+        self._pulses.append(pulse)
 
     def start(self) -> None:
         self._thread.start()
 
     def end(self) -> None:
         self._ended.set()
+        self._stop.wake()
         if self._thread.ident is not None and self._thread is not threading.current_thread():
             self._thread.join()
 
@@ -96,8 +98,8 @@ class Watchdog:
             self._clock += min(now - last, 2 * TICK)
             last = now
             self._look_at_stop()
-            for pulse, hangs in list(self._pulses.items()):
-                self._look_at(pulse, hangs)
+            for pulse in list(self._pulses):
+                self._look_at(pulse)
 
     def _read_signals(self) -> None:
         """Wait for a tick, or less where signals come."""
@@ -105,11 +107,12 @@ class Watchdog:
         if wakeups is None:
             self._ended.wait(TICK)
             return
-        ready, _, _ = select.select([wakeups], [], [], TICK)
-        if not ready or self._ended.is_set():
+        poll = select.poll()  # select knows no descriptors above 1,023
+        poll.register(wakeups, select.POLLIN)
+        if not poll.poll(1000 * TICK) or self._ended.is_set():
             return
         for number in os.read(wakeups, 64):
-            self._stop.note(number)
+            self._stop.heard(number)
             self._interrupts += number == signal.SIGINT
 
     def _silence(self, pulse: Pulse) -> float:
@@ -122,39 +125,44 @@ class Watchdog:
             return 0.0  # it may be compiling
         return self._clock - since
 
-    def _look_at(self, pulse: Pulse, hangs: bool) -> None:
+    def _look_at(self, pulse: Pulse) -> None:
         silent = self._silence(pulse)
         own = pulse.thread == self._owner
-        if self._asked is not None and own and silent >= GRACE:
+        if self._asked is not None and own and silent >= GRACE and not self._brought_out:
             error = StopTraining()
             said = f"{pulse.name}: no answer for {silent:.0f} seconds; saving and stopping anyway"
-            self._bring_out(pulse, error, "stopped", said, self._stop.exit_code)
+            self._brought_out = self._bring_out(pulse, error, "stopped", said, self._stop.exit_code)
+            return
         limit = max(self._hang_seconds, UNROLLS * (pulse.unroll_seconds or 0.0))
-        if not hangs or not self._hang_seconds or silent <= limit or self.problem is not None:
+        if not self._hang_seconds or silent <= limit or self.problem is not None:
             return
         where = "the environment" if pulse.activity == "environment" else "the policy"
         said = (
             f"{pulse.name}: {where} has not answered for {silent:.0f} seconds (hang_seconds "
             f"{self._hang_seconds:g}, mean unroll {pulse.unroll_seconds or 0.0:.2g} s)"
         )
-        self.problem = HangError(said)
+        error = HangError(said)
         if own:
-            self._bring_out(pulse, self.problem, "failed", f"{said}; saving and ending", 1)
+            end = "ending" if self._stop.wakeups is not None else "this thread cannot be ended"
+            if not self._bring_out(pulse, error, "failed", f"{said}; saving, and {end}", 1):
+                return
+        self.problem = error
 
     def _bring_out(
         self, pulse: Pulse, error: BaseException, state: RunState, said: str, code: int
-    ) -> None:
-        """Save, and get the loop out of the step it is in, or the process out of the world."""
+    ) -> bool:
+        """Save, and get the loop out of the step it is in, or the process out of the world. False
+        where the loop has come out by itself."""
         beats = pulse.beats
-        self._rescue(state, said)
-        if pulse.beats != beats:
-            return  # it has come out by itself
+        if not self._rescue(state, said) or pulse.beats != beats:
+            return False
         if self._stop.throw(error):
             deadline = time.monotonic() + LEAVE_SECONDS
             while time.monotonic() < deadline:
                 if pulse.beats != beats or self._ended.wait(0.05):
-                    return
+                    return True
             os._exit(code)
+        return True
 
     def _look_at_stop(self) -> None:
         if self._stop.requested and self._asked is None:
@@ -163,5 +171,10 @@ class Watchdog:
             self._second = self._clock
         if self._second is not None and self._clock - self._second >= LEAVE_SECONDS:
             os._exit(130)  # as it was told: at once
-        if self.closing and self._asked is not None and self._clock - self._asked >= CLOSE_SECONDS:
-            os._exit(self._stop.exit_code)
+        if self.closing and (self._stop.requested or self.problem is not None):
+            self._closed = self._clock if self._closed is None else self._closed
+            if self._clock - self._closed >= CLOSE_SECONDS:
+                if self.problem is not None:
+                    with suppress(OSError):
+                        os.write(2, f"{self.problem}\n".encode())
+                os._exit(1 if self.problem is not None else self._stop.exit_code)

@@ -89,6 +89,47 @@ def test_a_signal_during_an_evaluation_saves_and_stops(agent, fault, server, tmp
     assert trainee.saved_step >= AT
 
 
+@pytest.mark.parametrize("fault", ["raise", "exit", "sleep"])
+def test_an_evaluation_that_fails_loses_nothing(fault, server, tmp_path):
+    changes = "evaluate_every=100", "evaluation_games=3"
+    trainee = server.start(tmp_path, "ppo", f"evaluating/{fault}", *changes, at=2)
+    assert trainee.wait() == 1, trainee.said
+    said = {"raise": "ZeroDivisionError", "exit": "sys.exit(0)", "sleep": "has not answered for"}
+    assert said[fault] in trainee.said
+    assert trainee.status["state"] == "failed"
+    assert trainee.saved_step >= AT
+
+
+@pytest.mark.parametrize("agent", AGENTS)
+def test_environments_that_hang_at_their_start_are_named(agent, server, tmp_path):
+    trainee = server.start(tmp_path, agent, "resetting/deadlock")
+    assert trainee.wait() == 1, trainee.said
+    assert "the environment has not answered for" in trainee.said
+    assert trainee.status["state"] == "failed"
+
+
+@pytest.mark.parametrize(("fault", "code"), [("pipe", 1), ("interrupt", 130)])
+def test_an_environments_own_errors_are_not_taken_for_the_users(fault, code, server, tmp_path):
+    trainee = server.start(tmp_path, "cli-ppo", fault)
+    assert trainee.wait() == code, trainee.said
+    assert ("the simulator is gone" in trainee.said) == (fault == "pipe")
+    assert trainee.saved_step >= AT
+
+
+def test_an_environment_that_cannot_be_closed_does_not_spoil_a_stop(server, tmp_path):
+    trainee = server.start(tmp_path, "ppo", "closing/raise")
+    trainee.wait_for("/1G")
+    trainee.send(signal.SIGTERM)
+    assert trainee.wait() == 143, trainee.said
+    assert "environments could not be closed: ZeroDivisionError" in trainee.said
+
+
+def test_a_hang_is_no_signal(server, tmp_path):
+    trainee = server.start(tmp_path, "ppo", "sleep")
+    assert trainee.wait() == 1
+    assert "SIGTERM" not in trainee.said
+
+
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
 def test_a_signal_during_the_evaluation_at_the_end_stops_that(name, server, tmp_path):
     trainee = server.start(tmp_path, "ppo", "evaluating/slow", "total_steps=100", *EVALUATING, at=2)

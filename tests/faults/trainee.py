@@ -76,6 +76,16 @@ def deadlock() -> None:
         library.pthread_mutex_lock(mutex)
 
 
+def broken_pipe() -> None:
+    """As of a simulator that has died."""
+    raise BrokenPipeError(32, "the simulator is gone")
+
+
+def interrupt() -> None:
+    """As of a library that takes Ctrl-C for its own."""
+    raise KeyboardInterrupt
+
+
 def spin() -> None:
     while True:
         pass
@@ -89,6 +99,8 @@ FAULTS = {
     "slow": lambda: time.sleep(0.2),
     "raise": lambda: 1 // 0,
     "exit": lambda: sys.exit(0),
+    "pipe": broken_pipe,
+    "interrupt": interrupt,
     "segfault": lambda: ctypes.string_at(0),
     "nohup": lambda: os.kill(os.getpid(), signal.SIGHUP),
 }
@@ -101,7 +113,8 @@ EVALUATION_GAMES = 3
 def plant(fault: str, at: int, run: Path) -> None:
     """Have the environments that are made last do it from their ``at``-th step on, and say so.
 
-    ``evaluating/FAULT`` is of the environments of evaluations, ``closing/FAULT`` of closing some.
+    ``evaluating/FAULT`` is of the environments of evaluations, ``closing/FAULT`` and
+    ``resetting/FAULT`` of closing and resetting those of training.
     """
     place, _, fault = fault.rpartition("/")
     fault, _, steps_long = fault.partition(":")
@@ -114,6 +127,9 @@ def plant(fault: str, at: int, run: Path) -> None:
         env: Any = make(self, *given, **more)
         if place == "closing" and env.num_envs > 1:  # one is made to see whether it can be
             env.close = lambda: (print(f"planted: {fault}", flush=True), act())
+            return env
+        if place == "resetting" and env.num_envs > 1:
+            env.reset = lambda: (print(f"planted: {fault}", flush=True), act())
             return env
         if place == "evaluating" and env.num_envs != EVALUATION_GAMES:
             return env
@@ -141,7 +157,7 @@ def plant(fault: str, at: int, run: Path) -> None:
 def main(run: str, agent: str, fault: str, at: str, *changes: str) -> None:
     # what is told to a person is the same, only sooner
     watchdog.GRACE = watchdog.LEAVE_SECONDS = actors.STEP_SECONDS = 1.0
-    watchdog.CLOSE_SECONDS = 1.0
+    watchdog.CLOSE_SECONDS = 3.0
     watchdog.TICK = session.RETRY_SECONDS = 0.1
     if fault == "nohup":
         signal.signal(signal.SIGHUP, signal.SIG_IGN)

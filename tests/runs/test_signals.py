@@ -107,3 +107,46 @@ def test_outside_the_main_thread_nothing_happens():
     thread.start()
     thread.join()
     assert seen == [(False, before)]
+
+
+CLOSED = """
+import os, signal, sys
+from fwp_rl.runs.signals import StopRequest
+
+with StopRequest() as stop:
+    os.close(2)  # as where the terminal is gone
+    os.kill(os.getpid(), signal.SIGHUP)
+sys.exit(stop.exit_code)
+"""
+
+
+def test_a_closed_terminal_is_no_error():
+    done = subprocess.run([sys.executable, "-c", CLOSED], stdout=subprocess.PIPE)
+    assert done.returncode == 128 + signal.SIGHUP
+
+
+FORKED = """
+import os, signal, sys
+from fwp_rl.runs.signals import StopRequest
+
+with StopRequest() as stop:
+    child = os.fork()
+    if not child:  # as an environment's worker
+        os.kill(os.getpid(), signal.SIGINT)  # of the whole group
+        os.kill(os.getpid(), signal.SIGTERM)  # who forked it ends it
+        os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGTERM
+    os.set_blocking(stop.wakeups, False)
+    try:
+        heard = os.read(stop.wakeups, 64)
+    except BlockingIOError:
+        heard = b""
+    assert signal.SIGINT not in heard and signal.SIGTERM not in heard, heard
+    assert not stop.requested
+"""
+
+
+def test_a_forked_process_stops_nobody_else():
+    done = subprocess.run([sys.executable, "-c", FORKED], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "saving" not in done.stderr

@@ -112,6 +112,36 @@ def test_checkpoints_are_kept_for_ever_and_evaluated_by_their_step(tmp_path: Pat
     assert result["run"]["id"] == json.loads((run / "status.json").read_text())["run"]["id"]
 
 
+def test_a_complete_run_keeps_its_score_where_milestones_are_turned_on(tmp_path: Path) -> None:
+    run = train(PPO, tmp_path / "run", evaluate_every=EVERY, total_steps=2 * EVERY)
+    before = load_checkpoint(checkpoint_path(run / "checkpoints", last(run)))
+    config = replace(PPO, evaluate_every=EVERY, total_steps=2 * EVERY, keep_checkpoints_every=50)
+    config.train(resume=run)
+    after = load_checkpoint(checkpoint_path(run / "checkpoints", last(run)))
+    assert (after.step, after.score, after.measure) == (before.step, before.score, "evaluation")
+
+
+def test_an_evaluation_that_was_broken_off_at_the_end_is_made_at_resume(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    config = replace(PPO, evaluate_every=EVERY, total_steps=2 * EVERY, run_dir=str(run))
+
+    def stop(*_: Any, **__: Any) -> None:
+        raise ZeroDivisionError
+
+    with monkeypatch.context() as broken:
+        broken.setattr("fwp_rl.training.evaluations.play", stop)
+        for _ in range(2):  # at each of the two evaluations
+            begun = run if run.exists() else None
+            with pytest.raises(ZeroDivisionError):
+                config.train(resume=begun)
+    assert evaluated(run) == []
+    config.train(resume=run)
+    assert [step // EVERY for step in evaluated(run)] == [1, 2]
+    assert load_checkpoint(best(run / "checkpoints")).measure == "evaluation"
+
+
 def test_time_for_evaluations_is_no_time_of_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
