@@ -53,7 +53,7 @@ def sample(pid: int, run: Path) -> Sample | None:
 
 
 def soak(server, folder: Path, agent: str, steps: int, *, pause: float, minutes: float):
-    """The samples of a training, after its warm-up."""
+    """The samples of a training, after its warm-up; updates of both agents are as large."""
     trainee = server.start(
         folder,
         agent,
