@@ -21,6 +21,8 @@ GROWTH = 5.0
 """MB per 100,000 steps, at most, that a training may grow by from its first third to its last."""
 NOISE = 8.0
 """MB that the allocator may take more or less."""
+UPDATES = {"ppo": ["rollout_length=32"], "threads": ["unroll_length=32", "batch_size=4"]}
+"""128 steps each: those of both agents are as large."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +55,7 @@ def sample(pid: int, run: Path) -> Sample | None:
 
 
 def soak(server, folder: Path, agent: str, steps: int, *, pause: float, minutes: float):
-    """The samples of a training, after its warm-up; updates of both agents are as large."""
+    """The samples of a training, after its warm-up."""
     trainee = server.start(
         folder,
         agent,
@@ -61,7 +63,7 @@ def soak(server, folder: Path, agent: str, steps: int, *, pause: float, minutes:
         f"total_steps={steps}",
         f"checkpoint_minutes={minutes}",
         "hang_seconds=60",
-        *(["batch_size=4"] if agent == "threads" else []),
+        *UPDATES[agent],
         at=1,
     )
     samples: list[Sample] = []
