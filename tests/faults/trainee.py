@@ -64,7 +64,7 @@ AGENTS = {
     "inline": lambda **fields: IMPALAConfig(
         actors=ActorsConfig(kind="inline"), unroll_length=8, batch_size=4, **fields
     ),
-    "threads": lambda **fields: IMPALAConfig(**{"unroll_length": 8, "batch_size": 2, **fields}),
+    "threads": lambda **fields: IMPALAConfig(unroll_length=8, **{"batch_size": 2, **fields}),
 }
 
 
