@@ -21,6 +21,8 @@ GROWTH = 5.0
 """MB per 100,000 steps, at most, that a training may grow by from its first third to its last."""
 NOISE = 8.0
 """MB that the allocator may take more or less."""
+ENVS = 32
+"""To step few takes as long as to step many."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +63,8 @@ def soak(server, folder: Path, agent: str, steps: int, *, pause: float, minutes:
         f"total_steps={steps}",
         f"checkpoint_minutes={minutes}",
         "hang_seconds=60",
-        *(["batch_size=4"] if agent == "threads" else []),
+        f"num_envs={ENVS}",
+        *([f"batch_size={ENVS}"] if agent == "threads" else []),
         at=1,
     )
     samples: list[Sample] = []

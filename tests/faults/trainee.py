@@ -60,11 +60,11 @@ PRELOADED = (
 )
 """What each training would import by itself."""
 AGENTS = {
-    "ppo": lambda **fields: PPOConfig(rollout_length=8, epochs=1, minibatches=1, **fields),
+    "ppo": lambda **fields: PPOConfig(epochs=1, minibatches=1, **{"rollout_length": 8, **fields}),
     "inline": lambda **fields: IMPALAConfig(
         actors=ActorsConfig(kind="inline"), unroll_length=8, batch_size=4, **fields
     ),
-    "threads": lambda **fields: IMPALAConfig(unroll_length=8, batch_size=2, **fields),
+    "threads": lambda **fields: IMPALAConfig(unroll_length=8, **{"batch_size": 2, **fields}),
 }
 
 
