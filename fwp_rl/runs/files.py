@@ -102,8 +102,10 @@ class SealedFolder:
 
 
 def write_file(path: Path, data: bytes | str) -> None:
-    """Create or replace one file atomically; makes its folder where missing."""
+    """Create or replace one file atomically; makes its folder where missing, and clears away there
+    what dead processes left half-written."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    _remove_leftovers(path.parent)
     temporary = path.parent / _temporary_name()
     try:
         _write_synced(temporary, data.encode() if isinstance(data, str) else data)

@@ -308,3 +308,14 @@ def test_remove(tmp_path):
     remove(tmp_path / "folder")
     remove(tmp_path / "folder")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_clears_away_what_a_dead_process_left(tmp_path: Path) -> None:
+    child = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"],
+                           capture_output=True, text=True, check=True)  # fmt: skip
+    dead = tmp_path / f".tmp-{child.stdout.strip()}-0123456789"
+    dead.touch()
+    mine = tmp_path / "notes.tmp-1"
+    mine.touch()
+    write_file(tmp_path / "result.json", "{}")
+    assert {path.name for path in tmp_path.iterdir()} == {"result.json", mine.name}

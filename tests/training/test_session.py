@@ -1,7 +1,9 @@
 """What surrounds a training loop; the loops' own tests are in tests/agents."""
 
 import json
+import shlex
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -98,7 +100,7 @@ def test_a_run_knows_itself(tmp_path: Path) -> None:
         run = ppo.train(replace(TINY, run_dir=str(tmp_path / "run")))
     identity = json.loads((run / "status.json").read_text())["run"]
     assert identity["preset"] == "recall"
-    assert "pytest" in identity["command"]
+    assert identity["command"] == shlex.join(sys.orig_argv)
     assert {"id", "created", "commit"} <= identity.keys()
     ppo.train(replace(TINY, total_steps=60), resume=run)
     status = json.loads((run / "status.json").read_text())
