@@ -129,9 +129,10 @@ class Watchdog:
         silent = self._silence(pulse)
         own = pulse.thread == self._owner
         if self._asked is not None and own and silent >= GRACE and not self._brought_out:
-            error = StopTraining()
             said = f"{pulse.name}: no answer for {silent:.0f} seconds; saving and stopping anyway"
-            self._brought_out = self._bring_out(pulse, error, "stopped", said, self._stop.exit_code)
+            self._brought_out = self._bring_out(
+                pulse, StopTraining(), "stopped", said, self._stop.exit_code
+            )
             return
         limit = max(self._hang_seconds, UNROLLS * (pulse.unroll_seconds or 0.0))
         if not self._hang_seconds or silent <= limit or self.problem is not None:
@@ -141,12 +142,12 @@ class Watchdog:
             f"{pulse.name}: {where} has not answered for {silent:.0f} seconds (hang_seconds "
             f"{self._hang_seconds:g}, mean unroll {pulse.unroll_seconds or 0.0:.2g} s)"
         )
-        error = HangError(said)
+        hang = HangError(said)
         if own:
             end = "ending" if self._stop.wakeups is not None else "this thread cannot be ended"
-            if not self._bring_out(pulse, error, "failed", f"{said}; saving, and {end}", 1):
+            if not self._bring_out(pulse, hang, "failed", f"{said}; saving, and {end}", 1):
                 return
-        self.problem = error
+        self.problem = hang
 
     def _bring_out(
         self, pulse: Pulse, error: BaseException, state: RunState, said: str, code: int
