@@ -207,10 +207,10 @@ def test_what_the_system_refuses_is_said_in_a_line(
     finished_run: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     (tmp_path / "file").touch()
-    assert run("report", str(finished_run), f"--output={tmp_path / 'file'}") == 1
+    assert run("report", str(finished_run), f"--output={tmp_path / 'file'}") == 2, "a wrong call"
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"fwp-rl: {tmp_path / 'file'}")
-    assert line.endswith("Not a directory")
+    assert "Not a directory" in line
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="has no full device")

@@ -116,7 +116,8 @@ def test_what_is_large_and_finite_passes() -> None:
 
 
 def test_games_before_it_are_told_apart() -> None:
-    script = (ScriptedEpisode(rewards=(1.0, 1.0)), ScriptedEpisode(rewards=(1.0, np.inf)))
+    script = (ScriptedEpisode(rewards=(1.0, 1.0)), ScriptedEpisode(rewards=(1.0, 1.0)))
+    object.__setattr__(script[1], "rewards", (1.0, np.inf))  # which a script may not say
     env = ScriptedConfig(columns=(script,)).make(1, [0])
     env.reset()
     for _ in range(4):  # two steps, a dummy, one step
