@@ -20,7 +20,7 @@ from fwp_rl.filming import record_video
 from fwp_rl.reports.plots import learning_curve
 from fwp_rl.rl.pulse import Pulse
 from fwp_rl.runs.config import TrainConfig
-from fwp_rl.runs.directory import RunDirectory
+from fwp_rl.runs.directory import RunDirectory, RunState
 from fwp_rl.runs.policy import load_saved
 from fwp_rl.runs.presets import first_change, load_preset
 from fwp_rl.runs.resuming import clear_unsaved, has_work, is_complete
@@ -70,6 +70,11 @@ def _is_complete(run: RunDirectory, config: TrainConfig) -> bool:
 def finish(path: Path, config: TrainConfig) -> None:
     """What follows training: an evaluation, the learning curve, a video, and these in the log.
     A stop signal ends it between two steps of play, by KeyboardInterrupt or SystemExit."""
+
+    def tell(_: RunState, said: str) -> bool:
+        print(said, flush=True)
+        return True  # there is nothing to save
+
     with (
         StopRequest("stopping; the trained policy is saved") as stop,
         ExitStack() as stack,
@@ -78,7 +83,7 @@ def finish(path: Path, config: TrainConfig) -> None:
         watchdog = Watchdog(
             stop,
             hang_seconds=config.hang_seconds,
-            rescue=lambda state, said: print(said, flush=True) is None,  # all is saved
+            rescue=tell,
         )
         stack.callback(watchdog.end)
         watchdog.start()

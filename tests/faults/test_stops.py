@@ -130,9 +130,10 @@ def test_a_hang_is_no_signal(server, tmp_path):
     assert "SIGTERM" not in trainee.said
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
-def test_a_signal_during_the_evaluation_at_the_end_stops_that(name, server, tmp_path):
-    trainee = server.start(tmp_path, "ppo", "evaluating/slow", "total_steps=100", *EVALUATING, at=2)
+@pytest.mark.parametrize(("name", "fault"), [("SIGTERM", "deadlock"), ("SIGHUP", "slow")])
+def test_a_signal_during_the_evaluation_at_the_end_stops_that(name, fault, server, tmp_path):
+    changes = "total_steps=100", *EVALUATING
+    trainee = server.start(tmp_path, "ppo", f"evaluating/{fault}", *changes, at=2)
     trainee.wait_for("planted")
     trainee.send(signal.Signals[name])
     assert trainee.wait() == 128 + signal.Signals[name], trainee.said
