@@ -1,6 +1,12 @@
 """Shared by all tests."""
 
 import os
+import signal
+
+# A shell starts what it puts into the background with SIGINT ignored, and so are its children. The
+# tests that interrupt a process would wait for ever.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Set before torch starts OpenMP: threads that spin while they wait stall each other, and the
 # tests, wherever something else is running on the machine.

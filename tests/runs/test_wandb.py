@@ -124,15 +124,21 @@ def test_an_id_that_is_none_costs_the_view_alone(tmp_path: Path) -> None:
 
 
 KILLED = """
-import os, signal, subprocess, sys
+import os, signal, sys
 from pathlib import Path
 from fwp_rl.runs.metrics import MetricsLogger
 
+def is_service(process):
+    try:
+        parent = (process / "stat").read_text().rpartition(")")[2].split()[1]
+        return int(parent) == os.getpid() and b"wandb-core" in (process / "cmdline").read_bytes()
+    except OSError:  # it has ended meanwhile
+        return False
+
 with MetricsLogger(Path(sys.argv[1]), logger="wandb", warn=print) as logger:
     logger.log(1, {"x": 1})
-    mine = ["ps", "-o", "pid=,args=", "--ppid", str(os.getpid())]
-    listed = subprocess.run(mine, capture_output=True, text=True).stdout.splitlines()
-    (service,) = [int(line.split()[0]) for line in listed if "wandb-core" in line]
+    # not ps: it may cut a long command line, or be missing
+    (service,) = [int(p.name) for p in Path("/proc").glob("[0-9]*") if is_service(p)]
     os.kill(service, signal.SIGKILL)
     os.waitpid(service, 0)
     for step in (2, 3):
@@ -144,9 +150,9 @@ with MetricsLogger(Path(sys.argv[1]), logger="wandb", warn=print) as logger:
 def test_a_service_that_dies_costs_the_view_alone(tmp_path: Path) -> None:
     command = [sys.executable, "-c", KILLED, str(tmp_path)]  # its wandb is of no use any more
     done = subprocess.run(command, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stderr
     (warning,) = done.stdout.splitlines()
     assert "Weights & Biases can no longer be written" in warning
-    assert done.returncode == 0
     assert [row["step"] for row in read_metrics(tmp_path / "metrics.jsonl")] == [1, 2, 3]
 
 
