@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numba
+from numba.core.caching import _CacheLocator
 
 from fwp_rl.resources import user_cache
 
@@ -29,6 +30,8 @@ __all__ = ["cached_njit"]
 USED: Final = "last_use"
 """The file in a folder of ours whose time of change says when it was used."""
 KEPT_DAYS: Final = 30
+ROOT: Final = Path(__file__).resolve().parent
+"""The package's kernels."""
 
 
 def cached_njit(kernel: Callable[..., Any], **options: Any) -> Any:
@@ -80,13 +83,13 @@ def _folder() -> Path | None:
     return folder
 
 
+@cache
 def _digest() -> str:
     """Of the names and contents of all kernel sources."""
     digest = hashlib.sha256()
-    root = Path(__file__).parent
-    for path in sorted(root.rglob("*.py")):
+    for path in sorted(ROOT.rglob("*.py")):
         content = path.read_bytes()
-        digest.update(f"{path.relative_to(root).as_posix()}\0{len(content)}\0".encode())
+        digest.update(f"{path.relative_to(ROOT).as_posix()}\0{len(content)}\0".encode())
         digest.update(content)
     return digest.hexdigest()[:16]
 
@@ -100,10 +103,38 @@ def _remove_unused(parent: Path) -> None:
                 shutil.rmtree(used.parent, ignore_errors=True)
 
 
+class KernelLocator(_CacheLocator):  # type: ignore[misc]
+    """Where numba keeps a kernel of this package: under its place in the package.
+
+    numba's own locators name a folder by the file's whole path, so each checkout and environment
+    would compile the same kernels again.
+    """
+
+    def __init__(self, place: Path, line: int, folder: str) -> None:
+        self._line, self._path = line, Path(folder, *place.parent.parts)
+
+    @classmethod
+    def from_function(cls, py_func: Any, py_file: str) -> "KernelLocator | None":
+        place, folder = Path(py_file).resolve(), numba.config.CACHE_DIR  # type: ignore[attr-defined]
+        if not place.is_relative_to(ROOT):
+            return None
+        return cls(place.relative_to(ROOT), py_func.__code__.co_firstlineno, folder)
+
+    def get_cache_path(self) -> str:
+        return str(self._path)
+
+    def get_source_stamp(self) -> str:
+        return _digest()
+
+    def get_disambiguator(self) -> str:
+        return str(self._line)
+
+
 @contextmanager
 def _numba_keeps_in(folder: Path) -> Iterator[None]:
     """numba asks where to keep a kernel when it is decorated."""
-    settings = {"CACHE_DIR": str(folder), "CACHE_LOCATOR_CLASSES": ""}
+    locators = f"{__name__}.{KernelLocator.__name__},UserProvidedCacheLocator"
+    settings = {"CACHE_DIR": str(folder), "CACHE_LOCATOR_CLASSES": locators}
     before = {name: getattr(numba.config, name, "") for name in settings}
     for name, value in settings.items():
         setattr(numba.config, name, value)

@@ -101,6 +101,20 @@ def test_a_change_of_a_shared_helper_takes_effect(tmp_path):
     assert not list(copy.rglob("*.nbi")), "the package's folder is left alone"
 
 
+@pytest.mark.slow
+def test_a_checkout_at_another_place_finds_what_one_has_compiled(tmp_path):
+    cache = tmp_path / "cache"
+    inside = DEVIATION.replace("from small_kernel", "from fwp_rl.kernels.small_kernel")
+    found = []
+    for name in ("here", "there"):
+        copied = tmp_path / name / "fwp_rl"
+        shutil.copytree(PACKAGE, copied, ignore=shutil.ignore_patterns("__pycache__"))
+        (copied / "kernels" / "small_kernel.py").write_text(KERNEL)
+        execute(inside, tmp_path / name, cache)
+        found.append({path: path.stat().st_mtime_ns for path in cache.rglob("*.nb?")})
+    assert found[0] == found[1] != {}
+
+
 FULL = """
 import resource, signal
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
