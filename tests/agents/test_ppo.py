@@ -253,7 +253,7 @@ def test_a_minibatch_of_one_step_has_no_advantage_to_normalise() -> None:
     dataclasses.replace(SMALL, rollout_length=1, minibatches=2)
 
 
-IN_CI = ("delta_net", "lstm", "feedforward")
+IN_CI = ("delta_net", "feedforward")
 """Cores whose slow tests CI runs; by hand, with ``-m long``, all others."""
 
 
