@@ -50,6 +50,11 @@ template <int LANES, class S> __device__ __forceinline__ S sum_over_lanes(S x) {
   return x;
 }
 
+// Whether a gradient horizon, if not 0, ends what goes back from step t to the one before.
+__device__ __forceinline__ bool cuts(int t, int horizon) {
+  return horizon > 0 && t > 0 && t % horizon == 0;
+}
+
 template <class S> __device__ __forceinline__ S sigmoid(S x) { return S(1) / (S(1) + exp(-x)); }
 
 // `count` vectors of `size` <= SIZE numbers, at first, first + stride, ...; padded with zeros.

@@ -31,6 +31,7 @@ template <class IO> struct FastRnnBackward {
   const Real<IO> *R_0, *c_0;
   const unsigned char* reset;
   long long softmax_query, softmax_output, T, B, H, V;
+  long long horizon;    // where the gradient ends: see cuts; 0 for nowhere
   const Real<IO> *queries, *u, *gates, *cells;
   const IO* dy;
   const Real<IO> *dh_last, *dc_last;
@@ -351,7 +352,7 @@ fast_rnn_backward(const FastRnnBackward<IO> a) {
           query.load(now.query[s], size);
           query.softmax_backward(dh);
         }
-        if (now.keep[s] == S(0)) {
+        if (now.keep[s] == S(0) || cuts(t0 + s, a.horizon)) {
           dh.clear();
           dc.clear();
         }

@@ -33,6 +33,7 @@ template <class IO> struct FastWeightForward {
 
 template <class IO> struct FastWeightBackward {
   FastWeightInputs<IO> in;
+  long long horizon;       // where the gradient ends: see cuts; 0 for nowhere
   const Real<IO>* u;       // as saved; null for the sum rule, which writes v
   const IO* dy;
   const Real<IO>* dlast;
@@ -43,17 +44,20 @@ template <class IO> struct FastWeightBackward {
   Real<IO>* dk_part;       // room for [T, B, H, K], which may be dk
 };
 
-// What a step multiplies W by (zero where it is reset) and how strongly it writes.
+// What a step multiplies W by (zero where it is reset) and how strongly it writes. With a horizon,
+// what it multiplies the gradient of W by: zero where that ends, too.
 template <class S, int CHUNK> struct Scalars {
   S decay[CHUNK], beta[CHUNK];
 
   template <class IO>
-  __device__ __forceinline__ void stage(const FastWeightInputs<IO>& in, int t0, int count) {
+  __device__ __forceinline__ void stage(const FastWeightInputs<IO>& in, int t0, int count,
+                                        int horizon = 0) {
     const int s = threadIdx.x;
     if (s >= count) return;
     const long long at = in.at(t0 + s);
     const bool reset = in.reset && in.reset[(t0 + s) * in.B + blockIdx.x / in.H];
-    decay[s] = reset ? S(0) : in.log_decay ? exp(widen(in.log_decay[at])) : S(1);
+    const bool ends = reset || cuts(t0 + s, horizon);
+    decay[s] = ends ? S(0) : in.log_decay ? exp(widen(in.log_decay[at])) : S(1);
     beta[s] = in.beta ? widen(in.beta[at]) : S(1);
   }
 };
@@ -149,7 +153,7 @@ __device__ __forceinline__ void values_backward(const FastWeightBackward<IO>& a,
     stage<THREADS>(now.q, count, in.q + first * size_k, heads * size_k, size_k);
     stage<THREADS>(now.k, count, in.k + first * size_k, heads * size_k, size_k);
     stage<THREADS>(now.dy, count, a.dy + first * size_v, heads * size_v, size_v);
-    now.scalars.stage(in, t0, count);
+    now.scalars.stage(in, t0, count, a.horizon);
     __syncthreads();
     dots<THREADS>(now.kq, now.k, now.q, count);
     __syncthreads();
@@ -196,7 +200,7 @@ __device__ __forceinline__ void keys_backward(const FastWeightBackward<IO>& a, L
     stage<THREADS>(now.k, count, in.k + first * size_k, heads * size_k, size_k);
     stage<THREADS>(now.p, count, a.p + first * size_v, heads * size_v, size_v);
     now.stage_u_and_dy(a, t0, count);
-    now.scalars.stage(in, t0, count);
+    now.scalars.stage(in, t0, count, a.horizon);
     __syncthreads();
     dots<THREADS>(now.uy, now.u, now.dy, count);
     dots<THREADS>(now.up, now.u, now.p, count);
@@ -293,7 +297,7 @@ __device__ __forceinline__ void keys_forward(const FastWeightBackward<IO>& a, La
 }
 
 // dlog_decay[t] = <G, W> before step t, summed from its last value and the terms of all steps from
-// t on; from zero across a reset.
+// t on; from zero across a reset, or a cut, which leaves the step's own.
 template <int CHUNK, class IO, class Layout, class Matrix>
 __device__ __forceinline__ void decay_backward(const FastWeightBackward<IO>& a, Layout& now,
                                                const Matrix& w) {
@@ -326,6 +330,7 @@ __device__ __forceinline__ void decay_backward(const FastWeightBackward<IO>& a, 
       sum += terms[s];
       if (in.reset && in.reset[(t0 + s) * in.B + blockIdx.x / in.H]) sum = 0;
       a.dlog_decay[in.at(t0 + s)] = sum;
+      if (cuts(t0 + s, a.horizon)) sum = 0;
     }
   }
 }

@@ -42,6 +42,7 @@ template <class IO> struct RecurrentDeltaForward {
 
 template <class IO> struct RecurrentDeltaBackward {
   RecurrentDeltaInputs<IO> in;
+  long long horizon;                     // where the gradient ends: see cuts; 0 for nowhere
   const Real<IO> *s, *q, *k, *beta, *u;  // as saved
   const IO* dy;
   const Real<IO> *dW_last, *dy_last;
@@ -318,7 +319,8 @@ __device__ __forceinline__ void chain(const RecurrentDeltaBackward<IO>& a, Layou
         gradient.store((job == 0 ? a.dxq : a.dxk) + at * size_k, size_k);
       }
       __syncthreads();
-      const S keep = now.keep[n], s = now.s[n][i], dxb = now.up[n] * beta * (S(1) - beta);
+      const S keep = cuts(t0 + n, a.horizon) ? S(0) : now.keep[n];  // of the gradient
+      const S s = now.s[n][i], dxb = now.up[n] * beta * (S(1) - beta);
       Matrix::pick(x, now.dq);
       S ds = product<Matrix>(r_q.w[0], x);
       Matrix::pick(x, now.dk);

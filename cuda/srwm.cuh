@@ -28,6 +28,7 @@ template <class IO> struct SrwmBackward {
   Blocks<const Real<IO>> initial;
   const unsigned char* reset;
   long long T, B, H, K, V;
+  long long horizon;                      // where the gradient ends: see cuts; 0 for nowhere
   const Real<IO> *s, *q, *k, *beta, *writes;
   const IO* dy;
   Blocks<const Real<IO>> dlast;
@@ -395,6 +396,7 @@ srwm_backward(const SrwmBackward<IO> a) {
           softmax.softmax_backward(dx);
           dx.store(a.dx + place.step(t0 + s) * size, size);
         }
+        if (cuts(t0 + s, a.horizon)) g.clear();
       }
       if (now.keep[since] == S(0)) g.clear();
     }

@@ -7,9 +7,10 @@
    state *before* x[t, b] is used.
 2. The state passed in is never changed, and gradients reach it.
 3. One call with T steps equals T calls with one step.
-4. Gradients flow through the whole unroll, unless ``gradient_horizon`` cuts them. The released
-   code of "Going Beyond Linear Transformers with Recurrent FWPs" (2021) cuts at every step,
-   which is ``gradient_horizon=1``.
+4. Gradients flow through the whole unroll, unless ``gradient_horizon`` n cuts them: before the
+   steps n, 2 n, ... of a call the state is a constant. Never before step 0: whether gradient
+   reaches the initial state is the caller's choice. The released code of "Going Beyond Linear
+   Transformers with Recurrent FWPs" (2021) cuts at every step, which is ``gradient_horizon=1``.
 """
 
 from collections.abc import Callable, Iterator
@@ -22,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from fwp_rl.config import Range, check_ranges
+from fwp_rl.kernels.horizon import in_effect
 from fwp_rl.registry import Registry
 from fwp_rl.types import State
 
@@ -53,8 +55,9 @@ class RecurrentCoreConfig(CoreConfig):
     """What every core with memory can be told."""
 
     gradient_horizon: Annotated[int | None, Range(1)] = None
-    """Detach the state before every n-th step of an unroll; 1 is the credit assignment of the
-    authors' released RL code, none the whole unroll."""
+    """Cut the gradient before every n-th step of an unroll: it reaches at most n - 1 steps back,
+    half of that on average. 1 is the credit assignment of the authors' released RL code, none the
+    whole unroll."""
 
 
 CORES: Registry[CoreConfig] = Registry("core")
@@ -65,6 +68,9 @@ class Core(nn.Module):
     ``initial_state``; callers use ``forward``, which checks shapes and applies the horizon."""
 
     output_size: int
+    cuts_gradients = False
+    """Whether ``unroll`` keeps to the gradient horizon itself, in no more time than without one.
+    Else ``forward`` calls it for a few steps at a time and detaches the state between them."""
     state_names: tuple[str, ...] = ()
     """What the leaves of the state are called in pictures, where they have names."""
 
@@ -79,7 +85,8 @@ class Core(nn.Module):
         raise NotImplementedError
 
     def unroll(self, x: Tensor, state: State, reset: Tensor) -> tuple[Tensor, State]:
-        """All T steps with exact gradients."""
+        """All T steps, with gradients that are exact or, if it ``cuts_gradients``, end at the
+        horizon."""
         raise NotImplementedError
 
     def forward(self, x: Tensor, state: State, reset: Tensor) -> tuple[Tensor, State]:
@@ -98,8 +105,8 @@ class Core(nn.Module):
             raise ValueError(
                 f"reset is {reset.dtype} {tuple(reset.shape)}, expected bool {tuple(x.shape[:2])}"
             )
-        horizon = self.gradient_horizon
-        if horizon is None or horizon >= x.shape[0] or not torch.is_grad_enabled():
+        horizon = in_effect(self.gradient_horizon)
+        if self.cuts_gradients or horizon == 0 or horizon >= x.shape[0]:
             return self.unroll(x, state, reset)
         outputs = []
         for start in range(0, x.shape[0], horizon):

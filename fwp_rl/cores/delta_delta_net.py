@@ -40,6 +40,8 @@ class DeltaDeltaNetConfig(FastWeightConfig):
 
 
 class _DeltaDeltaMemory(Memory):
+    cuts_gradients = True
+
     def __init__(self, config: DeltaDeltaNetConfig) -> None:
         super().__init__()
         H, K, V = config.heads, config.key_size, config.value_size
@@ -52,11 +54,15 @@ class _DeltaDeltaMemory(Memory):
         q, k, *rest = self.slow_net(x)
         v, rate = torch.cat(rest, dim=-1).split([sum(self.sizes), 1], dim=-1)
         beta = rate.squeeze(-1).sigmoid()
-        emitted, U = fast_weight(q, k, v, beta, state[0], reset=reset, rule="delta")
+        emitted, U = fast_weight(
+            q, k, v, beta, state[0], reset=reset, gradient_horizon=self.horizon, rule="delta"
+        )
         v, q, k, rate = emitted.split(self.sizes, dim=-1)
         q, k = self.slow_net.feature_map(q), self.slow_net.feature_map(k)
         fast_beta = rate.squeeze(-1).sigmoid()
-        y, W = fast_weight(q, k, v, fast_beta, state[1], reset=reset, rule="delta")
+        y, W = fast_weight(
+            q, k, v, fast_beta, state[1], reset=reset, gradient_horizon=self.horizon, rule="delta"
+        )
         record("beta", beta)
         record("programming_fast_weight", U)
         record("fast_beta", fast_beta)

@@ -33,6 +33,7 @@ from fwp_rl.cores.fast_weight_block import (
 )
 from fwp_rl.kernels.fast_lstm import fast_lstm
 from fwp_rl.kernels.fast_weight import fast_weight
+from fwp_rl.kernels.horizon import cuts, in_effect
 from fwp_rl.types import State
 
 __all__ = ["DeltaLSTMConfig"]
@@ -51,6 +52,8 @@ class DeltaLSTMConfig(FastWeightConfig):
 
 
 class _DeltaLSTMMemory(Memory):
+    cuts_gradients = True
+
     def __init__(self, config: DeltaLSTMConfig) -> None:
         super().__init__()
         H, V = config.heads, config.value_size
@@ -64,13 +67,18 @@ class _DeltaLSTMMemory(Memory):
         q, k, v, extra = self.slow_net(x)
         rk, rv, *rates = extra.split(self.recurrent_sizes, dim=-1)
         beta, rbeta = (rate.squeeze(-1).sigmoid() for rate in rates)
-        z, W = fast_weight(q, k, v, beta, W, reset=reset, rule="delta")
+        z, W = fast_weight(
+            q, k, v, beta, W, reset=reset, gradient_horizon=self.horizon, rule="delta"
+        )
         before = R, c, h
         z, rk, rv, rate = (part.unflatten(2, (3, -1)) for part in (z, rk.softmax(-1), rv, rbeta))
         if self.version == "v4":
-            y, after = fast_lstm(z, rk, rv, rate, before, reset=reset)
+            y, after = fast_lstm(
+                z, rk, rv, rate, before, reset=reset, gradient_horizon=self.horizon
+            )
         else:
-            y, after = _earlier_version(self.version, z, rk, rv, rate, before, reset)
+            horizon = in_effect(self.horizon)
+            y, after = _earlier_version(self.version, z, rk, rv, rate, before, reset, horizon)
         record("beta", beta)
         record("fast_weight", W)
         record("recurrent_beta", rbeta)
@@ -86,11 +94,14 @@ def _earlier_version(
     beta: Tensor,
     state: tuple[Tensor, Tensor, Tensor],
     reset: Tensor,
+    horizon: int,
 ) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
     """v1 to v3, with the arguments of ``fast_lstm``."""
     R, c, h = state
     outputs = []
     for t in range(len(z)):
+        if cuts(t, horizon):
+            R, c, h = R.detach(), c.detach(), h.detach()
         first = reset[t, :, None, None]
         R = R.masked_fill(first[..., None, None], 0)
         c, h = c.masked_fill(first, 0), h.masked_fill(first, 0)

@@ -42,6 +42,8 @@ class DeltaMLPConfig(BlockConfig):
 
 
 class _FastMLP(Memory):
+    cuts_gradients = True
+
     def __init__(self, config: DeltaMLPConfig) -> None:
         super().__init__()
         H, V = config.heads, config.value_size
@@ -61,7 +63,16 @@ class _FastMLP(Memory):
             for layer in (2 * i, 2 * i + 1):
                 k, v, rate = rest[3 * layer : 3 * layer + 3]
                 beta = rate.squeeze(-1).sigmoid()
-                a, W = fast_weight(phi(a), phi(k), v, beta, state[layer], reset=reset, rule="delta")
+                a, W = fast_weight(
+                    phi(a),
+                    phi(k),
+                    v,
+                    beta,
+                    state[layer],
+                    reset=reset,
+                    gradient_horizon=self.horizon,
+                    rule="delta",
+                )
                 rates.append(beta)
                 after.append(W)
             q = q + a

@@ -35,6 +35,7 @@ from fwp_rl.cores.fast_weight_block import (
     QueryKeyValue,
 )
 from fwp_rl.kernels.fast_weight import fast_weight
+from fwp_rl.kernels.horizon import cuts, in_effect
 from fwp_rl.types import State
 
 __all__ = ["DeltaNetConfig"]
@@ -57,6 +58,8 @@ class DeltaNetConfig(NormalisedConfig):
 
 
 class _DeltaMemory(Memory):
+    cuts_gradients = True
+
     def __init__(self, config: DeltaNetConfig) -> None:
         super().__init__()
         self.slow_net = QueryKeyValue(config, extra=1)
@@ -66,13 +69,17 @@ class _DeltaMemory(Memory):
     def forward(self, x: Tensor, state: State, reset: Tensor) -> tuple[Tensor, State]:
         q, k, v, rate = self.slow_net(x)
         beta = _beta(rate, self.negative)
-        y, W = fast_weight(q, k, v, beta, state[0], reset=reset, rule="delta")
+        y, W = fast_weight(
+            q, k, v, beta, state[0], reset=reset, gradient_horizon=self.horizon, rule="delta"
+        )
         record("beta", beta)
         record("fast_weight", W)
         return y.flatten(-2), (W,)
 
 
 class _NormalisedDeltaMemory(Memory):
+    cuts_gradients = True
+
     def __init__(self, config: DeltaNetConfig) -> None:
         super().__init__()
         self.slow_net = QueryKeyValue(config, extra=1)
@@ -83,11 +90,20 @@ class _NormalisedDeltaMemory(Memory):
     def forward(self, x: Tensor, state: State, reset: Tensor) -> tuple[Tensor, State]:
         q, k, v, rate = self.slow_net(x)
         beta = _beta(rate, self.negative)
-        before, z = _sums(k, state[1], reset)
+        before, z = _sums(k, state[1], reset, in_effect(self.horizon))
         held = (before * k).sum(-1)
         held = torch.where(held == 0, 1.0, held)
         key = k / (held[..., None] + _EPSILON)
-        y, W = fast_weight(q, key, v, beta * held, state[0], reset=reset, rule="delta")
+        y, W = fast_weight(
+            q,
+            key,
+            v,
+            beta * held,
+            state[0],
+            reset=reset,
+            gradient_horizon=self.horizon,
+            rule="delta",
+        )
         y = y / (((before + k) * q).sum(-1, keepdim=True) + _EPSILON)
         record("beta", beta)
         record("fast_weight", W)
@@ -100,10 +116,12 @@ def _beta(rate: Tensor, negative: bool) -> Tensor:
     return 2 * beta if negative else beta
 
 
-def _sums(k: Tensor, z: Tensor, reset: Tensor) -> tuple[Tensor, Tensor]:
+def _sums(k: Tensor, z: Tensor, reset: Tensor, horizon: int) -> tuple[Tensor, Tensor]:
     """Sums of an episode's keys: before each step [T, B, H, K], and after the last [B, H, K]."""
     before = []
-    for k_t, reset_t in zip(k, reset, strict=True):
+    for t, (k_t, reset_t) in enumerate(zip(k, reset, strict=True)):
+        if cuts(t, horizon):
+            z = z.detach()
         z = z.masked_fill(reset_t[:, None, None], 0)
         before.append(z)
         z = z + k_t

@@ -50,6 +50,8 @@ class DeltaRNNConfig(FastWeightConfig):
 
 
 class _DeltaRNNMemory(Memory):
+    cuts_gradients = True
+
     def __init__(self, config: DeltaRNNConfig) -> None:
         super().__init__()
         H, V = config.heads, config.value_size
@@ -64,9 +66,19 @@ class _DeltaRNNMemory(Memory):
         q, k, v, extra = self.slow_net(x)
         rk, rv, *rates = extra.split(self.recurrent_sizes, dim=-1)
         beta, rbeta = (rate.squeeze(-1).sigmoid() for rate in rates)
-        z, W = fast_weight(q, k, v, beta, W, reset=reset, rule="delta")
+        z, W = fast_weight(
+            q, k, v, beta, W, reset=reset, gradient_horizon=self.horizon, rule="delta"
+        )
         y, after = fast_rnn(
-            z, rk.softmax(-1), rv, rbeta, (R, y_prev), reset=reset, query=query, output=output
+            z,
+            rk.softmax(-1),
+            rv,
+            rbeta,
+            (R, y_prev),
+            reset=reset,
+            query=query,
+            output=output,
+            gradient_horizon=self.horizon,
         )
         record("beta", beta)
         record("fast_weight", W)

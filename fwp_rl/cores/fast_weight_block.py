@@ -121,6 +121,11 @@ class Memory(nn.Module):
     """Shape of each leaf of its state, without the batch axis."""
     pre_norm = True
     """Whether the block normalises x before the memory sees it."""
+    cuts_gradients = False
+    """Whether it keeps to the gradient horizon: hands ``horizon`` to every op, and cuts what it
+    carries along time outside of them. Else the core runs so many steps at a time."""
+    horizon: int | None = None
+    """The core's ``gradient_horizon``, if the memory ``cuts_gradients``."""
 
 
 MakeMemory: TypeAlias = Callable[[int], Memory]
@@ -173,6 +178,9 @@ class FastWeightCore(Core):
         self.redraws = getattr(config, "redraw_projection", False)
         self.input_projection = nn.Linear(input_size, config.hidden_size)
         memories = [make_memory(layer) for layer in range(config.layers)]
+        self.cuts_gradients = all(memory.cuts_gradients for memory in memories)
+        for memory in memories:
+            memory.horizon = self.gradient_horizon if self.cuts_gradients else None
         self.state_shapes = [memory.state_shapes for memory in memories]
         self.blocks = nn.ModuleList(make_block(config, memory) for memory in memories)
 

@@ -33,6 +33,7 @@ from fwp_rl.cores.base import CORES, Core, record
 from fwp_rl.cores.fast_weight_block import FastWeightConfig, FastWeightCore, Memory
 from fwp_rl.cores.feature_maps import FeatureMapName
 from fwp_rl.kernels.fast_weight import fast_weight
+from fwp_rl.kernels.horizon import in_effect
 from fwp_rl.types import State
 
 __all__ = ["GatedDeltaMemory", "GatedDeltaNetConfig"]
@@ -62,6 +63,8 @@ class GatedDeltaNetConfig(FastWeightConfig):
 
 class GatedDeltaMemory(Memory):
     """``updates`` writes in each step; whether the memory ``decays``."""
+
+    cuts_gradients = True
 
     def __init__(
         self,
@@ -94,7 +97,8 @@ class GatedDeltaMemory(Memory):
         emitted = self.slow_net(x)
         W, *recent = state
         if self.convolution is not None:
-            emitted, *recent = self.convolution(emitted, recent[0], reset)
+            horizon = in_effect(self.horizon)
+            emitted, *recent = self.convolution(emitted, recent[0], reset, horizon)
         heads = F.silu(emitted).unflatten(-1, (self.heads, -1))
         q, k, v = heads.split(self.sizes, dim=-1)
         n = self.updates
@@ -103,7 +107,8 @@ class GatedDeltaMemory(Memory):
             q = q * self.query_scale
         beta = self.top_rate * self.rate(x).sigmoid().unflatten(-1, (self.heads, n))
         log_decay = None if self.decay is None else self.decay(x)
-        y, W = _write_and_read(q, k, v.unflatten(-1, (n, -1)), beta, W, log_decay, reset)
+        v = v.unflatten(-1, (n, -1))
+        y, W = _write_and_read(q, k, v, beta, W, log_decay, reset, self.horizon)
         record("beta", beta.squeeze(-1))
         record("fast_weight", W)
         if log_decay is not None:
@@ -120,9 +125,10 @@ def _write_and_read(
     W: Tensor,
     log_decay: Tensor | None,
     reset: Tensor,
+    gradient_horizon: int | None,
 ) -> tuple[Tensor, Tensor]:
     """n writes in each step, as n steps of the op: reset and decay come before the first of them,
-    the read after the last.
+    and so do cuts of the gradient; the read comes after the last.
 
     q [T, B, H, K]  k [T, B, H, n, K]  v [T, B, H, n, V]  beta [T, B, H, n]
     """
@@ -140,6 +146,7 @@ def _write_and_read(
         W,
         log_decay=None if log_decay is None else first(log_decay),
         reset=first(reset),
+        gradient_horizon=None if gradient_horizon is None else gradient_horizon * n,
         rule="delta",
     )
     return y.unflatten(0, (steps, n))[:, -1], W
@@ -165,8 +172,9 @@ class _Decay(nn.Module):
 class _ShortConvolution(nn.Module):
     """y_t = Σ_j w_j ⊙ x_{t−j} over the last ``size`` steps of the episode.
 
-    forward(x [T, B, C], recent [B, size − 1, C], reset [T, B]) -> y [T, B, C], recent
+    forward(x [T, B, C], recent [B, size − 1, C], reset [T, B], horizon) -> y [T, B, C], recent
     recent: the inputs before, the latest first; zeros where the episode had none
+    horizon: 0, or where gradients to earlier inputs end, see ``fwp_rl.kernels.horizon``
     """
 
     def __init__(self, channels: int, size: int) -> None:
@@ -176,7 +184,9 @@ class _ShortConvolution(nn.Module):
         bound = size**-0.5
         nn.init.uniform_(self.weight, -bound, bound)
 
-    def forward(self, x: Tensor, recent: Tensor, reset: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, x: Tensor, recent: Tensor, reset: Tensor, horizon: int
+    ) -> tuple[Tensor, Tensor]:
         steps, before = x.shape[0], recent.shape[1]
         known = torch.cat([recent.movedim(1, 0).flip(0), x])
         resets = F.pad(reset, (0, 0, before, 0))
@@ -186,6 +196,16 @@ class _ShortConvolution(nn.Module):
             # x_{t−lag} is of another episode if one began at t − lag + 1 or later
             start = before - lag
             forgotten = forgotten | resets[start + 1 : start + 1 + steps]
-            lagged.append(known[start : start + steps].masked_fill(forgotten[..., None], 0))
+            past = known[start : start + steps]
+            if 0 < horizon < steps:
+                past = _cut(past, lag, horizon)
+            lagged.append(past.masked_fill(forgotten[..., None], 0))
         y = sum(w * x for w, x in zip(self.weight, lagged, strict=True))
         return y, torch.stack([x[-1] for x in lagged[:-1]], dim=1)
+
+
+def _cut(past: Tensor, lag: int, horizon: int) -> Tensor:
+    """x_{t−lag} [T, B, C], a constant where a horizon ends the gradient before a step between."""
+    t = torch.arange(len(past), device=past.device)
+    ended = (t >= horizon) & (t % horizon < lag)
+    return torch.where(ended[:, None, None], past.detach(), past)

@@ -41,6 +41,8 @@ class LinearTransformerConfig(NormalisedConfig):
 
 
 class _SumMemory(Memory):
+    cuts_gradients = True
+
     def __init__(self, config: LinearTransformerConfig) -> None:
         super().__init__()
         self.slow_net = QueryKeyValue(config)
@@ -52,7 +54,9 @@ class _SumMemory(Memory):
         q, k, v, _ = self.slow_net(x)
         if self.normalised:
             v = F.pad(v, (0, 1), value=1.0)
-        y, W = fast_weight(q, k, v, None, state[0], reset=reset, rule="sum")
+        y, W = fast_weight(
+            q, k, v, None, state[0], reset=reset, gradient_horizon=self.horizon, rule="sum"
+        )
         record("fast_weight", W)
         if self.normalised:
             y = y[..., :-1] / (y[..., -1:] + _EPSILON)

@@ -11,7 +11,7 @@ eq. 15-17. Per head, x after LayerNorm, with i and f the logs of the gates:
 n is kept as one more row of C, the one that is written with the value 1. m is a choice of units:
 C and n stand for exp(m) C and exp(m) n, and no value of m changes what is read. Gradients are
 therefore taken with m held fixed, which leaves them exact, and reach the m that a call starts
-with, where C and n are measured in it.
+with, where C and n are measured in it. So nothing but C and n carries a gradient along time.
 
 As in the released code, a norm per head follows the read (there without bias), the denominator is
 kept above 1e-6, w_i = w_f = 0 at first, b_i ~ N(0, 0.01), and b_f rises from 3 to 6 over the heads.
@@ -47,6 +47,8 @@ class MLSTMConfig(BlockConfig):
 
 
 class _MatrixMemory(Memory):
+    cuts_gradients = True
+
     def __init__(self, config: MLSTMConfig) -> None:
         super().__init__()
         D, H, V = config.hidden_size, config.heads, config.value_size
@@ -77,6 +79,7 @@ class _MatrixMemory(Memory):
             C,
             log_decay=log_decay,
             reset=reset,
+            gradient_horizon=self.horizon,
             rule="sum",
         )
         weight = torch.maximum(read[..., -1:].abs(), (-m[..., None]).exp()).clamp_min(_FLOOR)

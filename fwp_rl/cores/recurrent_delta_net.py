@@ -36,6 +36,8 @@ class RecurrentDeltaNetConfig(BlockConfig):
 
 
 class _RecurrentDeltaMemory(Memory):
+    cuts_gradients = True
+
     def __init__(self, config: RecurrentDeltaNetConfig) -> None:
         super().__init__()
         H, V = config.heads, config.value_size
@@ -54,7 +56,9 @@ class _RecurrentDeltaMemory(Memory):
         xq, xk, xv, xb = emitted.split([V, V, V, 1], dim=-1)
         xb = xb.squeeze(-1)
         recurrent = self.R_q, self.R_k, self.R_v, self.r_b
-        y, after = recurrent_delta(xq, xk, xv, xb, *recurrent, (W, y_prev), reset=reset)
+        y, after = recurrent_delta(
+            xq, xk, xv, xb, *recurrent, (W, y_prev), reset=reset, gradient_horizon=self.horizon
+        )
         record("beta", lambda: self._beta(xb, y, y_prev, reset))
         record("fast_weight", after[0])
         return y.flatten(-2), after

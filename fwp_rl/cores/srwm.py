@@ -47,6 +47,7 @@ class SRWMConfig(BlockConfig):
 
 class _Static(Memory):
     pre_norm = False
+    cuts_gradients = True
 
     def __init__(self, config: SRWMConfig) -> None:
         super().__init__()
@@ -61,6 +62,7 @@ class _Static(Memory):
 
 class _SelfReferential(Memory):
     pre_norm = False
+    cuts_gradients = True
 
     def __init__(self, config: SRWMConfig) -> None:
         super().__init__()
@@ -80,7 +82,7 @@ class _SelfReferential(Memory):
     def _run(self, x: Tensor, state: State, reset: Tensor) -> tuple[Tensor, State]:
         dW_y, dW_q, dW_k, dW_b = state
         base = self.W_y, self.W_q, self.W_k, self.W_b
-        return srwm(x, *base, (dW_y, dW_q, dW_k, dW_b), reset=reset)
+        return srwm(x, *base, (dW_y, dW_q, dW_k, dW_b), reset=reset, gradient_horizon=self.horizon)
 
     def _beta(self, x: Tensor, state: State, reset: Tensor) -> Tensor:
         """The four rates [T, B, H, 4], which the op keeps to itself: replayed step by step."""

@@ -11,6 +11,7 @@ import numpy as np
 from numba import types
 from numba.extending import overload
 
+from fwp_rl.kernels import horizon
 from fwp_rl.kernels.numba_runtime import inlined, part
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "clear_matrix",
     "copy",
     "copy_matrix",
+    "cuts",
     "dot",
     "exp",
     "last_resets",
@@ -28,6 +30,8 @@ __all__ = [
 
 # The kernels are numba's dialect.
 # mypy: disallow-untyped-defs=False, disallow-untyped-calls=False
+
+cuts = inlined(horizon.cuts)
 
 
 @part

@@ -85,7 +85,7 @@ def launch(
     sizes: Sequence[int],
     reads: Sequence[Tensors],
     fills: Sequence[Tensors],
-    *options: bool,
+    *options: bool | int,
 ) -> None:
     """Run a kernel: serially for a single step, else on torch's number of threads.
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from fwp_rl.kernels import cuda_driver
 from fwp_rl.kernels.dispatch import choose_backend
 from fwp_rl.kernels.errors import BackendError
+from fwp_rl.kernels.horizon import in_effect
 from fwp_rl.kernels.inputs import HALF, Argument, check_arguments, check_state, in_float32
 from fwp_rl.kernels.registration import Kernel, register
 from fwp_rl.registry import suggestion
@@ -37,12 +38,14 @@ class Op:
                  ``numba_cpu`` and ``cuda``, each imported at its first use, have
 
                      forward(inputs, results) -> None
-                     backward(inputs, saved, cotangents, gradients) -> None
+                     backward(inputs, saved, cotangents, gradients, horizon) -> None
 
                  which fill the results (outputs, then what is saved) and the gradients. ``inputs``
                  are the tensors and then the options, in the description's order. What is to be
                  filled is contiguous; there is a gradient for each tensor but ``reset``, of its
-                 tensor's shape and dtype, for a tensor that is None of shape (0,)
+                 tensor's shape and dtype, for a tensor that is None of shape (0,). ``horizon`` is
+                 less than the number of steps, and 0 for exact gradients: ``horizon.cuts`` says
+                 where it ends them
     inputs       name → sizes, in the order in which the backends take them. Sizes are letters, each
                  for what is one number wherever it stands, or numbers: "T B H K"; a "?" before them
                  marks what may be None. The parts of the state begin with B and stand together;
@@ -54,7 +57,7 @@ class Op:
     options      name → the strings that it may be; the backends take them after the tensors
     only         name → (option, value) that it goes with: an optional input that has to be given
                  then, something saved that is empty else
-    reference    the op in plain torch: ``(*tensors, *options) -> outputs``
+    reference    the op in plain torch: ``(*tensors, *options, horizon) -> outputs``
     chunkwise    the same over chunks of steps, where there is such a form
     cuda_limits  letter → the largest size that the CUDA kernels take
     draw         name → what makes such an input of normal numbers, in ``samples``
@@ -128,8 +131,9 @@ class Op:
     def apply(self, *given: Any, backend: str) -> tuple[Tensor, Any]:
         """Check the op's arguments and run it.
 
-        given    the tensors, then the options, in the description's order; the state as users give
-                 it, a tuple where it has several parts, in their place
+        given    the tensors, then the options, in the description's order, then the gradient
+                 horizon; the state as users give it, a tuple where it has several parts, in their
+                 place
         backend  the caller's wish
         returns  y and the state after, of the dtypes of the first input and of the state given
 
@@ -143,7 +147,8 @@ class Op:
             n = self._state_place
             given = (*given[:n], *check_state(given[n], self.state), *given[n + 1 :])
         self._check_options(given)
-        tensors, options = given[: len(self.arguments)], given[len(self.arguments) :]
+        tensors, (*options, horizon) = given[: len(self.arguments)], given[len(self.arguments) :]
+        options.append(in_effect(horizon))
         device = _device_type(tensors[0])
         autocast = _under_autocast(device)
         sizes = check_arguments(self.arguments, tensors, one_dtype=not autocast)
@@ -219,7 +224,7 @@ class Op:
         return device_refusal(self.package, needed, x.device.index or 0)
 
     def _run_in_half(
-        self, backend: str, tensors: Sequence[Any], options: Sequence[str]
+        self, backend: str, tensors: Sequence[Any], options: Sequence[str | int]
     ) -> tuple[Tensor, ...]:
         dtype, pairs = tensors[0].dtype, list(zip(tensors, self.arguments, strict=True))
         states = [x.dtype for x, argument in pairs if argument.state]

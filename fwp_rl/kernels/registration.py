@@ -45,7 +45,8 @@ def register(
     Three schemas: ``<op>`` returns what is saved too, for autograd keeps for the backward pass what
     an op returns. ``<op>_inference`` returns the outputs alone and passes autograd by, which takes
     longer than the arithmetic of an acting step. ``<op>_backward`` is an op too: torch.compile does
-    not look into an op, and would stumble over the kernel.
+    not look into an op, and would stumble over the kernel. The gradient horizon is an argument of
+    the first and the last; what was exported before there was one goes without.
     """
     op = package.rpartition(".")[2]
     differentiable = [n for n, name in enumerate(tensors) if name != "reset"]
@@ -59,17 +60,18 @@ def register(
         + [f"str {name}" for name in options]
     )
     wanted = listed((names[n] for n in differentiable), "grad_of_")
-    LIBRARY.define(f"{op}({inputs}) -> ({listed(outputs, 'out_')}, {listed(saved)})")
+    LIBRARY.define(f"{op}({inputs}, int horizon=0) -> ({listed(outputs, 'out_')}, {listed(saved)})")
     LIBRARY.define(f"{op}_inference({inputs}) -> ({listed(outputs, 'out_')})")
     LIBRARY.define(
-        f"{op}_backward({inputs}, {listed(saved)}, {listed(outputs, 'grad_')}) -> ({wanted})"
+        f"{op}_backward({inputs}, int horizon, {listed(saved)}, {listed(outputs, 'grad_')})"
+        f" -> ({wanted})"
     )
     forward_op, inference_op, backward_op = (
         getattr(torch.ops.fwp_rl, op + suffix).default for suffix in ("", "_inference", "_backward")
     )
 
     end_of_inputs = count + len(options)
-    end_of_saved = end_of_inputs + len(saved)
+    end_of_saved = end_of_inputs + 1 + len(saved)
 
     def without_saved(forward: Kernel) -> Kernel:
         return lambda *arguments: forward(*arguments)[: len(outputs)]
@@ -79,16 +81,17 @@ def register(
 
         def forward(*arguments: Any) -> tuple[Tensor, ...]:
             made = results(arguments)
-            module().forward(arguments, made)
+            module().forward(arguments[:end_of_inputs], made)
             return made
 
         def backward(*arguments: Any) -> tuple[Tensor, ...]:
-            made = gradients(arguments)
+            made, horizon = gradients(arguments), arguments[end_of_inputs]
             module().backward(
                 arguments[:end_of_inputs],
-                arguments[end_of_inputs:end_of_saved],
+                arguments[end_of_inputs + 1 : end_of_saved],
                 arguments[end_of_saved:],
                 made,
+                horizon if horizon < len(arguments[0]) else 0,
             )
             return made
 
@@ -107,7 +110,7 @@ def register(
         return gradients(arguments)
 
     def save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        ctx.options = inputs[count:]
+        ctx.options = inputs[count:]  # and the horizon
         ctx.save_for_backward(*inputs[:count], *output[len(outputs) :])
         ctx.mark_non_differentiable(*output[len(outputs) :])
 
@@ -117,7 +120,7 @@ def register(
         stored = ctx.saved_tensors  # once: torch.utils.checkpoint recomputes them for one reading
         given, kept = stored[:count], stored[count:]
         found = backward_op(*given, *ctx.options, *kept, *cotangents[: len(outputs)])
-        of_inputs: list[Tensor | None] = [None] * end_of_inputs
+        of_inputs: list[Tensor | None] = [None] * (end_of_inputs + 1)
         for n, gradient in zip(differentiable, found, strict=True):
             if given[n] is not None:
                 of_inputs[n] = gradient
@@ -140,7 +143,7 @@ def register(
             _refuse_transforms(op, arguments)
         if torch.is_grad_enabled():
             return tuple(forward_op(*arguments)[: len(outputs)])
-        return tuple(inference_op(*arguments))
+        return tuple(inference_op(*arguments[:end_of_inputs]))
 
     return fused
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from cases import CASES, COLUMNS, STEPS, make, small, with_resets
+from cases import CASES, STEPS, make, small, with_resets
 from torch import Tensor
 from torch.export import Dim
 
@@ -126,10 +126,11 @@ def test_exported_cores_run_in_another_process(
     )
 
 
-def test_export_of_an_unroll_keeps_its_resets() -> None:
-    core, x, state, reset = make(one_layer("delta_net"))
-    program = torch.export.export(core, (x, state, reset))
+@pytest.mark.parametrize("horizon", [None, 4])
+def test_export_of_an_unroll_keeps_its_resets_and_horizon(horizon: int | None) -> None:
+    core, x, state, reset = make(small("delta_net", layers=1, gradient_horizon=horizon))
+    program = torch.export.export(core, (x, state, reset)).module()
     reset = with_resets(reset)
-    y, _ = program.module()(x, state, reset)
-    close(y, core(x, state, reset)[0])
-    assert y.shape[:2] == (STEPS, COLUMNS)
+    exported = results(core, program, x, state, reset)
+    for actual, expected in zip(exported, results(core, core, x, state, reset), strict=True):
+        close(actual, expected)

@@ -117,11 +117,11 @@ def test_what_fast_weight_packs(stub):
     assert packed == [*inputs, y.data_ptr(), last.data_ptr(), u.data_ptr()]
     assert "grid 12 1 1 block 32 1 1 shared" in _calls(stub)[-2]
     dq, dk, dv, dbeta, dstate, _ = gradients = op.gradients(arguments)
-    _, packed = _packed(stub, lambda: cuda.backward(arguments, [u], [y, last], gradients), 24)
+    _, packed = _packed(stub, lambda: cuda.backward(arguments, [u], [y, last], gradients, 3), 25)
     given = [x.data_ptr() for x in (u, y, last)]
     made = [x.data_ptr() for x in (dq, dk, dv, dbeta, dstate)]
     *packed, dlog_decay, p, dk_part = packed
-    assert packed == [*inputs, *given, *made]
+    assert packed == [*inputs, 3, *given, *made]
     assert (dlog_decay, dk_part) == (0, dk.data_ptr())
     assert p not in (0, *pointers, *given, *made)
 

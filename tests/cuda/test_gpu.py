@@ -20,6 +20,7 @@ pytestmark = [
 ]
 
 STEPS = (1, 5, 37)
+HORIZONS = (None, 1, 3, 36)
 RESETS = ("never", "some", "first", "last", "every step")
 FLOAT32 = {"outputs": 1e-5, "gradients": 5e-5}
 BFLOAT16 = {"outputs": 0.02, "gradients": 0.03}
@@ -72,8 +73,9 @@ def test_the_backend_is_available():
 
 
 def test_agrees_with_the_reference(case, sizes, make_inputs, outcome, assert_close):
-    for variant, T, reset in itertools.product(case.variants, STEPS, RESETS):
+    for n, (variant, T, reset) in enumerate(itertools.product(case.variants, STEPS, RESETS)):
         inputs = make_inputs(case, T, variant=variant, reset=reset, **sizes)
+        inputs["gradient_horizon"] = HORIZONS[n % 4]
         got = outcome(case, inputs, backend="cuda", dtype=torch.float32, device="cuda")
         expected = outcome(case, inputs, backend="reference", rounded_to=torch.float32)
         assert_close(got, expected, **FLOAT32)

@@ -11,6 +11,7 @@ from fwp_rl.resources import cuda_dir
 
 STEPS = (1, 5, 37)
 RESETS = ("never", "some", "first", "last", "every step")
+HORIZONS = (None, 1, 3, 36)
 EXACT = {"outputs": 1e-12, "gradients": 1e-11}
 SOURCES = sorted(
     path.name for path in cuda_dir().glob("*.cuh") if "__syncthreads();" in path.read_text()
@@ -27,12 +28,23 @@ def test_agrees_with_autograd(case, emulator, make_inputs, outcome, assert_close
         assert_close(outcome(case, inputs, backend="cuda"), expected, **EXACT)
 
 
+@pytest.mark.parametrize("horizon", [1, 7, 36])
+def test_a_horizon_ends_gradients(case, emulator, make_inputs, outcome, assert_close, horizon):
+    """Chunks end after 8 and 16 steps."""
+    for variant in case.variants:
+        inputs = make_inputs(case, 37, 2, 1, variant=variant, **case.odd_sizes[-1])
+        inputs["gradient_horizon"] = horizon
+        expected = outcome(case, inputs, backend="reference")
+        assert_close(outcome(case, inputs, backend="cuda"), expected, **EXACT)
+
+
 @pytest.mark.slow
 def test_the_whole_matrix(case, sizes, emulator, make_inputs, outcome, assert_close):
     emulator.prepare(case.cuda.kernels())
     for n, (variant, T, reset) in enumerate(itertools.product(case.variants, STEPS, RESETS)):
         emulator.seed = n
         inputs = make_inputs(case, T, 2, 1, variant=variant, reset=reset, **sizes)
+        inputs["gradient_horizon"] = HORIZONS[n % 4]
         expected = outcome(case, inputs, backend="reference")
         assert_close(outcome(case, inputs, backend="cuda"), expected, **EXACT)
 

@@ -94,21 +94,23 @@ class Case:
         parts = state if isinstance(state, tuple) else (state,)
         return dict(zip(self.state, parts, strict=True))
 
-    def run(self, inputs: Inputs, backend: str = "auto") -> dict[str, Tensor]:
+    def run(
+        self, inputs: Inputs, backend: str = "auto", *, horizon: int | None = None
+    ) -> dict[str, Tensor]:
         """y and the parts of the state after."""
         given = {n: x for n, x in inputs.items() if n not in self.state}
         parts = tuple(inputs[n] for n in self.state)
         state = parts if len(parts) > 1 else parts[0]
-        y, after = self.function(**given, state=state, **self.options, backend=backend)
+        y, after = self.function(
+            **given, state=state, **self.options, gradient_horizon=horizon, backend=backend
+        )
         return {"y": y, **self._parts(after)}
 
-    def outcome(self, inputs: Inputs, backend: str = "auto") -> dict[str, Tensor]:
+    def outcome(
+        self, inputs: Inputs, backend: str = "auto", *, horizon: int | None = None
+    ) -> dict[str, Tensor]:
         """The results, and the gradients of a loss on all of them."""
-        results = self.run(inputs, backend)
-        gradients = gradients_of(weighted_sum(results), inputs)
-        return {n: x.detach() for n, x in results.items()} | {
-            f"gradient of {n}": x for n, x in gradients.items()
-        }
+        return with_gradients(self.run(inputs, backend, horizon=horizon), inputs)
 
     def over(
         self, values: Inputs, *, steps: slice = slice(None), columns: slice = slice(None)
@@ -123,7 +125,7 @@ class Case:
         return {name: part(name, x) for name, x in values.items()}
 
     def arguments(self, inputs: Inputs) -> tuple[Any, ...]:
-        """What ``torch.ops.fwp_rl`` takes."""
+        """What ``torch.ops.fwp_rl`` takes, but for the horizon."""
         return *inputs.values(), *self.options.values()
 
 
@@ -132,6 +134,14 @@ def weighted_sum(results: Mapping[str, Tensor]) -> Tensor:
     return torch.stack(
         [(x * torch.randn(x.shape, generator=generator).double()).sum() for x in results.values()]
     ).sum()
+
+
+def with_gradients(results: Mapping[str, Tensor], inputs: Inputs) -> dict[str, Tensor]:
+    """The results, and the gradients of a loss on all of them."""
+    gradients = gradients_of(weighted_sum(results), inputs)
+    return {n: x.detach() for n, x in results.items()} | {
+        f"gradient of {n}": x for n, x in gradients.items()
+    }
 
 
 def gradients_of(loss: Tensor, inputs: Inputs) -> dict[str, Tensor]:

@@ -227,14 +227,16 @@ def test_compiles_into_one_graph(case, backend):
     assert_close(outcome(compiled), outcome(layer), 1e-12)
 
 
-@pytest.mark.parametrize("reset", ["random", "never"])
+@pytest.mark.parametrize(("reset", "horizon"), [("random", ()), ("never", (2,))])
 @over([x for x in EVERY_CASE if x.main or x.last])
-def test_registration(case, reset):
+def test_registration(case, reset, horizon):
+    """What was exported before there was a horizon has none among its arguments."""
     arguments = case.arguments(case.inputs(T=3, reset=reset))
     forward, backward, results = registered(case)
-    torch.library.opcheck(forward, arguments)
-    made = [x.detach() for x in forward(*arguments)]
+    torch.library.opcheck(forward, (*arguments, *horizon))
+    made = [x.detach() for x in forward(*arguments, *horizon)]
     arguments = [x.detach() if isinstance(x, torch.Tensor) else x for x in arguments]
+    arguments += horizon or (0,)
     torch.library.opcheck(backward, (*arguments, *made[results:], *made[:results]))
 
 
@@ -259,7 +261,7 @@ def test_meta_tensors_get_shapes_and_dtypes(case, dtype):
     assert [x.shape for x in made] == [x.shape for x in expected]
     assert [x.dtype for x in made] == [dtype] + [wide] * (len(made) - 1)
     assert {x.device.type for x in made} == {"meta"}
-    gradients = backward(*case.arguments(fakes), *made[results:], *made[:results])
+    gradients = backward(*case.arguments(fakes), 2, *made[results:], *made[:results])
     for name, gradient in zip((n for n in fakes if n != "reset"), gradients, strict=True):
         x = fakes[name]
         assert gradient.shape == ((0,) if x is None else x.shape), name

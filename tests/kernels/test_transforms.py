@@ -25,10 +25,10 @@ def _floats(op, inputs):
     ]
 
 
-def _of_one_input(name, backend="numba"):
+def _of_one_input(name, backend="numba", horizon=None):
     """y as a function of the op's first input, and that input."""
     op = OPS[name]
-    inputs = make_inputs(op, SIZES)
+    inputs = {**make_inputs(op, SIZES), "gradient_horizon": horizon}
     first = next(iter(op.inputs))
     return lambda x: op.run(**inputs | {first: x}, backend=backend)[0], inputs[first]
 
@@ -111,9 +111,10 @@ def test_gradients_inside_of_torch_func_are_refused(name, transform):
 
 
 @every_op
+@pytest.mark.parametrize("horizon", [None, 2])
 @pytest.mark.filterwarnings("ignore:There is a performance drop")
-def test_vmap_is_a_loop(name):
-    run, x = _of_one_input(name)
+def test_vmap_is_a_loop(name, horizon):
+    run, x = _of_one_input(name, horizon=horizon)
     xs = torch.stack([x, 2 * x]).requires_grad_()
     together, alone = torch.func.vmap(run)(xs), torch.stack([run(xs[0]), run(xs[1])])
     assert torch.equal(together, alone)
@@ -122,10 +123,11 @@ def test_vmap_is_a_loop(name):
 
 
 @every_op
+@pytest.mark.parametrize("horizon", [None, 2])
 @pytest.mark.parametrize("reentrant", [False, True])
-def test_activations_can_be_recomputed(name, reentrant):
+def test_activations_can_be_recomputed(name, reentrant, horizon):
     op = OPS[name]
-    inputs = make_inputs(op, SIZES)
+    inputs = {**make_inputs(op, SIZES), "gradient_horizon": horizon}
     leaves = [x.requires_grad_() for x in flat(inputs) if x.is_floating_point()]
 
     def results(*leaves):

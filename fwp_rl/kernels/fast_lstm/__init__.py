@@ -47,6 +47,7 @@ def fast_lstm(
     state: tuple[Tensor, Tensor, Tensor],
     *,
     reset: Tensor | None = None,
+    gradient_horizon: int | None = None,
     backend: str = "auto",
 ) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
     """Run T steps of an LSTM with fast recurrent weights, with exact gradients for every input.
@@ -56,6 +57,8 @@ def fast_lstm(
     state     R [B, 3, H, V, V], c [B, H, V] and h [B, H, V] before step 0; not changed, not
               aliased by the result
     reset     [T, B] bool      R, c and h are zeroed *before* step t; None means never
+    gradient_horizon
+              n: gradients end before the steps n, 2 n, ...; None: they are exact
     backend   "auto", "reference", "numba", "cuda"; see ``fwp_rl.kernels.dispatch``
     returns   y [T, B, H, V] and the state after the last step, of the inputs' and the
               state's dtype
@@ -71,4 +74,4 @@ def fast_lstm(
     >>> y.shape, torch.equal(y[-1], h)
     (torch.Size([20, 3, 2, 8]), True)
     """
-    return OP.apply(z, k, v, beta, state, reset, backend=backend)
+    return OP.apply(z, k, v, beta, state, reset, gradient_horizon, backend=backend)

@@ -31,7 +31,9 @@ def forward(inputs: Inputs, results: Tensors) -> None:
     forward_gates((*steps_and_R, h, c), reset, True, False, (y, R_last, h_last, c_last, *saved))
 
 
-def backward(inputs: Inputs, saved: Tensors, cotangents: Tensors, gradients: Tensors) -> None:
+def backward(
+    inputs: Inputs, saved: Tensors, cotangents: Tensors, gradients: Tensors, horizon: int
+) -> None:
     """CUDA kernel of ``torch.ops.fwp_rl.fast_lstm_backward``."""
     _, k, v, beta, R, c, _, reset = inputs
     dy, dR_last, dc_last, dh_last = cotangents
@@ -44,4 +46,5 @@ def backward(inputs: Inputs, saved: Tensors, cotangents: Tensors, gradients: Ten
         saved,
         (dy, dR_last, dh_last, dc_last),
         (*of_steps_and_R, dh, dc),
+        horizon,
     )

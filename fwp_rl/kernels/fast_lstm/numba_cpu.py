@@ -20,7 +20,9 @@ def forward(inputs: Inputs, results: Tensors) -> None:
     )
 
 
-def backward(inputs: Inputs, saved: Tensors, cotangents: Tensors, gradients: Tensors) -> None:
+def backward(
+    inputs: Inputs, saved: Tensors, cotangents: Tensors, gradients: Tensors, horizon: int
+) -> None:
     """CPU kernel of ``torch.ops.fwp_rl.fast_lstm_backward``."""
     _, k, _, beta, R, c, _, reset = inputs
     dy, dR, dc_last, dh_last = cotangents
@@ -32,4 +34,5 @@ def backward(inputs: Inputs, saved: Tensors, cotangents: Tensors, gradients: Ten
         (*of_steps_and_R, dh, dc),
         True,
         False,
+        horizon,
     )

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from fwp_rl.kernels.horizon import cuts
+
 __all__ = ["fast_lstm_reference"]
 
 
@@ -15,11 +17,14 @@ def fast_lstm_reference(
     c: Tensor,
     h: Tensor,
     reset: Tensor | None,
+    horizon: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Any dtype, any device, gradients by autograd. Arguments as in ``fast_lstm``; returns y, R
     and the last c and h."""
     ys = []
     for t in range(z.shape[0]):
+        if cuts(t, horizon):
+            R, c, h = R.detach(), c.detach(), h.detach()
         if reset is not None:
             R = R.masked_fill(reset[t, :, None, None, None, None], 0)
             c = c.masked_fill(reset[t, :, None, None], 0)

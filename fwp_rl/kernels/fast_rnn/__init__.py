@@ -49,6 +49,7 @@ def fast_rnn(
     reset: Tensor | None = None,
     query: str = "softmax",
     output: str = "identity",
+    gradient_horizon: int | None = None,
     backend: str = "auto",
 ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
     """Run T steps of an RNN with fast recurrent weights, with exact gradients for every input.
@@ -60,6 +61,8 @@ def fast_rnn(
     reset     [T, B] bool   R and y_prev are zeroed *before* step t; None means never
     query     "softmax" or "identity": what is made of y_prev before R is read with it
     output    "identity" or "softmax"
+    gradient_horizon
+              n: gradients end before the steps n, 2 n, ...; None: they are exact
     backend   "auto", "reference", "numba", "cuda"; see ``fwp_rl.kernels.dispatch``
     returns   y [T, B, H, V] and the state after the last step, of the inputs' and the
               state's dtype
@@ -75,4 +78,4 @@ def fast_rnn(
     >>> y.shape, torch.equal(y[-1], y_prev)
     (torch.Size([20, 3, 2, 8]), True)
     """
-    return OP.apply(z, k, v, beta, state, reset, query, output, backend=backend)
+    return OP.apply(z, k, v, beta, state, reset, query, output, gradient_horizon, backend=backend)

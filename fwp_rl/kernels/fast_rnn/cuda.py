@@ -101,7 +101,9 @@ def forward(inputs: Inputs, results: Tensors) -> None:
     )
 
 
-def backward(inputs: Inputs, saved: Tensors, cotangents: Tensors, gradients: Tensors) -> None:
+def backward(
+    inputs: Inputs, saved: Tensors, cotangents: Tensors, gradients: Tensors, horizon: int
+) -> None:
     """CUDA kernel of ``torch.ops.fwp_rl.fast_rnn_backward``."""
     _, k, v, beta, R, _, reset, query, output = inputs
     backward_gates(
@@ -112,6 +114,7 @@ def backward(inputs: Inputs, saved: Tensors, cotangents: Tensors, gradients: Ten
         (*saved, None),
         (*cotangents, None),
         (*gradients, None),
+        horizon,
     )
 
 
@@ -152,6 +155,7 @@ def backward_gates(
     saved: Tensors,
     cotangents: Tensors,
     gradients: Tensors,
+    horizon: int,
 ) -> None:
     """Fill the gradients of either op.
 
@@ -177,7 +181,7 @@ def backward_gates(
         B * H,
         [
             *contiguous(k, beta, R, c, reset),
-            *(softmax_query, softmax_output, T, B, H, V),
+            *(softmax_query, softmax_output, T, B, H, V, horizon),
             *contiguous(*saved, dy, dh, dc),
             *(dz, dh_0, dc_0, starts),
         ],
@@ -192,5 +196,6 @@ def backward_gates(
         (u,),
         (da, dR),
         (R.new_empty(q.shape), dk, dv, dbeta, dR_0, R.new_empty(0)),
+        horizon,
     )
     copy_rooms(made, of_steps)

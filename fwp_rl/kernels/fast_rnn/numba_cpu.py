@@ -20,7 +20,9 @@ def forward(inputs: Inputs, results: Tensors) -> None:
     )
 
 
-def backward(inputs: Inputs, saved: Tensors, cotangents: Tensors, gradients: Tensors) -> None:
+def backward(
+    inputs: Inputs, saved: Tensors, cotangents: Tensors, gradients: Tensors, horizon: int
+) -> None:
     """CPU kernel of ``torch.ops.fwp_rl.fast_rnn_backward``."""
     _, k, _, beta, R, _, reset, query, output = inputs
     backward_gates(
@@ -30,4 +32,5 @@ def backward(inputs: Inputs, saved: Tensors, cotangents: Tensors, gradients: Ten
         (*gradients, None),
         query == "softmax",
         output == "softmax",
+        horizon,
     )

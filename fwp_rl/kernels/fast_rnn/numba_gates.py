@@ -7,11 +7,12 @@ in time, from G = dL/dR_T and the gradient da of the read a = z + R s:
 
     dz  = da;  G += da s^T;  p = G k;  dv = b p;  dbeta = p.u
     dk  = b G^T u - R'^T dv;  ds = R^T da
-    G  <- G - dv k^T                                         (0 across a reset)
+    G  <- G - dv k^T                                         (0 across a reset or a cut)
 
-The query is made of the step before: ds goes on into dy_{t-1}, so R is wanted while time runs
-backward. It is neither kept nor un-done. Without decay it is a sum over the steps since the last
-reset or, failing that, since the start of a chunk of 32 steps, where it was R_0:
+The query is made of the step before: ds goes on into dy_{t-1} (0 across a reset or a cut), so R is
+wanted while time runs backward. It is neither kept nor un-done. Without decay it is a sum over the
+steps since the last reset or, failing that, since the start of a chunk of 32 steps, where it was
+R_0:
 
     R'_t = R_0 + sum_{r<t} b_r u_r k_r^T,      R_t = R'_t + b_t u_t k_t^T
 
@@ -38,6 +39,7 @@ from fwp_rl.kernels.numba_math import (
     clear_matrix,
     copy,
     copy_matrix,
+    cuts,
     dot,
     last_resets,
     sigmoid,
@@ -223,7 +225,7 @@ def _lstm_adjoint(i, u, o, c, c_prev, dh, dc, da_i, da_u, da_o):
 
 @part
 def _backward_head(m, inputs, saved, gradients):
-    k, beta, R_0, c_0, reset, H, softmax_query, softmax_output = inputs
+    k, beta, R_0, c_0, reset, H, softmax_query, softmax_output, horizon = inputs
     queries, u, gates, cells, dy, dR_last, dh_last, dc_last = saved
     dz, dk, dv, dbeta, dR, dh_0, dc_0 = gradients
     T, V, gate_count, b = dy.shape[0], dy.shape[2], k.shape[1] // dy.shape[1], m // H
@@ -247,6 +249,7 @@ def _backward_head(m, inputs, saved, gradients):
             _load_writes(first + g * H, start, stop, k, beta, u, keys[g], writes[g])
         for t in range(stop - 1, start - 1, -1):
             fresh, live = last_reset[t] == t, last_reset[t] < start
+            ends = fresh or cuts(t, horizon)
             for j in range(V):
                 dh[j] += dy[t, m, j]
             # dz first: the fast matrices pass on what reaches their reads, which are summed in z.
@@ -270,9 +273,9 @@ def _backward_head(m, inputs, saved, gradients):
                     da, dk_t, dv_t, ds,
                 )  # fmt: skip
                 _add_writes(keys[g], writes[g], since, t - start, da, dk_t, dv_t, ds)
-                if fresh:
+                if ends:
                     clear_matrix(dR[n])
-            if fresh:
+            if ends:
                 clear(dh)
                 clear(dc)
             elif softmax_query:
@@ -302,18 +305,20 @@ def _forward_parallel(zero, sizes, inputs, results, softmax_query, softmax_outpu
 
 
 @compiled
-def _backward_serial(zero, sizes, inputs, saved, gradients, softmax_query, softmax_output):
+def _backward_serial(zero, sizes, inputs, saved, gradients, softmax_query, softmax_output, horizon):
     _, B, H, _, _ = sizes
-    given = (*_reads(zero, sizes, inputs), H, softmax_query, softmax_output)
+    given = (*_reads(zero, sizes, inputs), H, softmax_query, softmax_output, horizon)
     kept, wanted = _saved(zero, sizes, saved), _gradients(zero, sizes, gradients)
     for m in range(B * H):
         _backward_head(m, given, kept, wanted)
 
 
 @compiled_parallel
-def _backward_parallel(zero, sizes, inputs, saved, gradients, softmax_query, softmax_output):
+def _backward_parallel(
+    zero, sizes, inputs, saved, gradients, softmax_query, softmax_output, horizon
+):
     _, B, H, _, _ = sizes
-    given = (*_reads(zero, sizes, inputs), H, softmax_query, softmax_output)
+    given = (*_reads(zero, sizes, inputs), H, softmax_query, softmax_output, horizon)
     kept, wanted = _saved(zero, sizes, saved), _gradients(zero, sizes, gradients)
     for m in numba.prange(B * H):
         _backward_head(m, given, kept, wanted)
@@ -346,6 +351,7 @@ def backward_gates(
     gradients: Tensors,
     softmax_query: bool,
     softmax_output: bool,
+    horizon: int,
 ) -> None:
     """Fill the gradients of either op.
 
@@ -357,5 +363,5 @@ def backward_gates(
 
     What the fast RNN has not is None, or empty, as in ``forward_gates``.
     """
-    flags = (softmax_query, softmax_output)
+    flags = (softmax_query, softmax_output, horizon)
     launch(_backward_serial, _backward_parallel, sizes, [inputs, saved], [gradients], *flags)

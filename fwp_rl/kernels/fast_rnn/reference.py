@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from fwp_rl.kernels.horizon import cuts
+
 __all__ = ["fast_rnn_reference"]
 
 
@@ -16,12 +18,15 @@ def fast_rnn_reference(
     reset: Tensor | None,
     query: str,
     output: str,
+    horizon: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Any dtype, any device, gradients by autograd. Arguments as in ``fast_rnn``; returns y, R
     and the last y."""
     y = y_prev
     ys = []
     for t in range(z.shape[0]):
+        if cuts(t, horizon):
+            R, y = R.detach(), y.detach()
         if reset is not None:
             R = R.masked_fill(reset[t, :, None, None, None], 0)
             y = y.masked_fill(reset[t, :, None, None], 0)

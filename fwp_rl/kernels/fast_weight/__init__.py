@@ -57,6 +57,7 @@ def fast_weight(
     log_decay: Tensor | None = None,
     reset: Tensor | None = None,
     rule: str = "delta",
+    gradient_horizon: int | None = None,
     backend: str = "auto",
 ) -> tuple[Tensor, Tensor]:
     """Run T steps of a fast weight memory, with exact gradients for every input.
@@ -68,6 +69,8 @@ def fast_weight(
     log_decay  [T, B, H]     log of what W is multiplied by before each write; None means 0
     reset      [T, B] bool   W is zeroed *before* step t; None means never
     rule       "delta" or "sum"
+    gradient_horizon
+               n: gradients end before the steps n, 2 n, ...; None: they are exact
     backend    "auto", "reference", "chunkwise", "numba", "cuda"; see ``fwp_rl.kernels.dispatch``
     returns    y [T, B, H, V] and W after the last step [B, H, V, K], of the dtypes of q
                and of the state given
@@ -86,4 +89,4 @@ def fast_weight(
     >>> y.shape, W.shape
     (torch.Size([20, 3, 2, 5]), torch.Size([3, 2, 5, 8]))
     """
-    return OP.apply(q, k, v, beta, state, log_decay, reset, rule, backend=backend)
+    return OP.apply(q, k, v, beta, state, log_decay, reset, rule, gradient_horizon, backend=backend)

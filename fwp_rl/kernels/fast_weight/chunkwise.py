@@ -9,11 +9,16 @@ step t, W the state before the chunk and n its last step:
     y_t = e_t W q_t + sum_{s<=t} M_ts b_s (q_t.k_s) u_s
     W' = e_n W + sum_s M_ns b_s u_s k_s^T
 
-The u of a chunk solve one unit-triangular system. A reset is a decay of exactly zero.
+The u of a chunk solve one unit-triangular system. A reset is a decay of exactly zero. A gradient
+horizon starts a chunk of its own, so one below 32 steps takes longer.
 """
+
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
+
+from fwp_rl.kernels.horizon import cuts
 
 __all__ = ["fast_weight_chunkwise"]
 
@@ -29,6 +34,7 @@ def fast_weight_chunkwise(
     log_decay: Tensor | None,
     reset: Tensor | None,
     rule: str,
+    horizon: int,
 ) -> tuple[Tensor, Tensor]:
     """float32 or float64, any device, gradients by autograd. Arguments as in ``fast_weight``."""
     q, k, v = (x.permute(1, 2, 0, 3) for x in (q, k, v))  # [B, H, T, .]
@@ -38,14 +44,25 @@ def fast_weight_chunkwise(
         log_a = torch.where(reset.T.unsqueeze(1), float("-inf"), log_a)  # [B, 1 or H, T]
     W = state
     ys = []
-    for start in range(0, q.shape[2], CHUNK):
-        part = slice(start, start + CHUNK)
+    for start, stop in _chunks(q.shape[2], horizon):
+        part = slice(start, stop)
+        if cuts(start, horizon):
+            W = W.detach()
         if reset is not None:  # the decay of zero would keep what is not finite
             W = W.masked_fill(reset[start, :, None, None, None], 0)
         inputs = (x[:, :, part] for x in (q, k, weighted_k, v))
         y, W = _chunk(*inputs, log_a=log_a[..., part], W=W, delta=rule == "delta")
         ys.append(y)
     return torch.cat(ys, dim=2).permute(2, 0, 1, 3), W
+
+
+def _chunks(T: int, horizon: int) -> Iterator[tuple[int, int]]:
+    """Start and stop of every chunk: of at most 32 steps, with none that a horizon cuts inside."""
+    span = horizon or T
+    for first in range(0, T, span):
+        end = min(first + span, T)
+        for start in range(first, end, CHUNK):
+            yield start, min(start + CHUNK, end)
 
 
 def _chunk(

@@ -77,7 +77,9 @@ def forward(inputs: Inputs, results: Tensors) -> None:
     )
 
 
-def backward(inputs: Inputs, saved: Tensors, cotangents: Tensors, gradients: Tensors) -> None:
+def backward(
+    inputs: Inputs, saved: Tensors, cotangents: Tensors, gradients: Tensors, horizon: int
+) -> None:
     """CUDA kernel of ``torch.ops.fwp_rl.fast_weight_backward``."""
     *tensors, rule = inputs
     q, _, v, beta, state, *_ = tensors
@@ -91,7 +93,7 @@ def backward(inputs: Inputs, saved: Tensors, cotangents: Tensors, gradients: Ten
         q,
         B * H,
         [
-            *(*contiguous(*tensors), rule == "delta", T, B, H, K, V),
+            *(*contiguous(*tensors), rule == "delta", T, B, H, K, V, horizon),
             *contiguous(*saved, *cotangents),
             *(dq, dk, dv, dbeta, dinitial, *contiguous(dlog)),
             *(state.new_empty(v.shape), dk_part),

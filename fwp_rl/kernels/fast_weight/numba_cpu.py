@@ -4,15 +4,17 @@ Adjoint equations, with W' = a W the state after reset and decay, u the error th
 (v for the sum rule), G the gradient of W. Backward in time, from G = dL/dW_T:
 
     G  += dy q^T;  p = G k;  dv = b p;  dbeta = p.u;  dk = b G^T u
-    G  <- a (G - dv k^T)  [delta]   or   a G  [sum]           (0 across a reset)
+    G  <- a (G - dv k^T)  [delta]   or   a G  [sum]           (0 across a reset or a cut)
 
 then forward in time, replaying W from the initial state:
 
     dk -= W'^T dv  [delta];   W = W' + b u k^T;   dq = W^T dy
 
 dL/dlog a_t is s_{t-1} = <G_{t-1}, W_{t-1}>, which runs backward by s_{t-1} = s_t + dq.q - dv.v
-from s_T = <G_T, W_T> and restarts at 0 across a reset: no matrix work. Between forward and
-backward only u is kept; W is replayed, never un-done, for a reset or a decay cannot be un-done.
+from s_T = <G_T, W_T> and restarts at 0 across a reset or a cut: no matrix work. The decay of a step
+that a horizon cuts from the one before still has its gradient, that of a reset has none. Between
+forward and backward only u is kept; W is replayed, never un-done, for a reset or a decay cannot be
+un-done.
 
 Both reads of a step share one sweep over the old state: W q = W' q + b (k.q) u. Sizes are
 run-time values on purpose: as constants, LLVM unrolls the inner loops before it vectorises them.
@@ -24,7 +26,7 @@ import numpy as np
 
 from fwp_rl.kernels.fast_weight import OP
 from fwp_rl.kernels.inputs import Inputs, Tensors
-from fwp_rl.kernels.numba_math import copy_matrix
+from fwp_rl.kernels.numba_math import clear_matrix, copy_matrix, cuts
 from fwp_rl.kernels.numba_runtime import compiled, compiled_parallel, inlined, launch, part, views
 
 __all__ = ["backward", "forward"]
@@ -87,7 +89,7 @@ def _forward_head(b, h, inputs, outputs, delta):
 
 
 @part
-def _backward_head(b, h, inputs, saved, gradients, delta):
+def _backward_head(b, h, inputs, saved, gradients, delta, horizon):
     q, k, v, beta, initial, log_decay, reset = inputs
     u, dy, dfinal = saved
     dq, dk, dv, dbeta, dinitial, dlog_decay = gradients
@@ -121,8 +123,8 @@ def _backward_head(b, h, inputs, saved, gradients, delta):
                 G[i, j] = a * (g - erase * kt[j])
         if weighted:
             dbeta[t, b, h] = pu
-        if resets and reset[t, b]:
-            G[:] = 0
+        if (resets and reset[t, b]) or cuts(t, horizon):
+            clear_matrix(G)
 
     W = np.empty_like(G)
     copy_matrix(initial[b, h], W)
@@ -158,6 +160,8 @@ def _backward_head(b, h, inputs, saved, gradients, delta):
             if resets and reset[t, b]:
                 s = 0.0
             dlog_decay[t, b, h] = s
+            if cuts(t, horizon):
+                s = 0.0
 
 
 @compiled
@@ -177,21 +181,21 @@ def _forward_parallel(zero, sizes, inputs, results, delta):
 
 
 @compiled
-def _backward_serial(zero, sizes, inputs, saved, gradients, delta):
+def _backward_serial(zero, sizes, inputs, saved, gradients, delta, horizon):
     given, kept = _inputs(zero, sizes, inputs), _saved(zero, sizes, saved)
     wanted = _gradients(zero, sizes, gradients)
     _, B, H, _, _ = sizes
     for n in range(B * H):
-        _backward_head(n // H, n % H, given, kept, wanted, delta)
+        _backward_head(n // H, n % H, given, kept, wanted, delta, horizon)
 
 
 @compiled_parallel
-def _backward_parallel(zero, sizes, inputs, saved, gradients, delta):
+def _backward_parallel(zero, sizes, inputs, saved, gradients, delta, horizon):
     given, kept = _inputs(zero, sizes, inputs), _saved(zero, sizes, saved)
     wanted = _gradients(zero, sizes, gradients)
     _, B, H, _, _ = sizes
     for n in numba.prange(B * H):
-        _backward_head(n // H, n % H, given, kept, wanted, delta)
+        _backward_head(n // H, n % H, given, kept, wanted, delta, horizon)
 
 
 def forward(inputs: Inputs, results: Tensors) -> None:
@@ -200,10 +204,20 @@ def forward(inputs: Inputs, results: Tensors) -> None:
     launch(_forward_serial, _forward_parallel, OP.sizes(given), [given], [results], rule == "delta")
 
 
-def backward(inputs: Inputs, saved: Tensors, cotangents: Tensors, gradients: Tensors) -> None:
+def backward(
+    inputs: Inputs, saved: Tensors, cotangents: Tensors, gradients: Tensors, horizon: int
+) -> None:
     """CPU kernel of ``torch.ops.fwp_rl.fast_weight_backward``."""
     *given, rule = inputs
     _, _, v, *_ = given
     delta = rule == "delta"
     kept = (saved[0] if delta else v, *cotangents)  # what the sum rule writes is v
-    launch(_backward_serial, _backward_parallel, OP.sizes(given), [given, kept], [gradients], delta)
+    launch(
+        _backward_serial,
+        _backward_parallel,
+        OP.sizes(given),
+        [given, kept],
+        [gradients],
+        delta,
+        horizon,
+    )

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from fwp_rl.kernels.horizon import cuts
+
 __all__ = ["fast_weight_reference"]
 
 
@@ -15,11 +17,14 @@ def fast_weight_reference(
     log_decay: Tensor | None,
     reset: Tensor | None,
     rule: str,
+    horizon: int,
 ) -> tuple[Tensor, Tensor]:
     """Any dtype, any device, gradients by autograd. Arguments as in ``fast_weight``."""
     W = state
     ys = []
     for t in range(q.shape[0]):
+        if cuts(t, horizon):
+            W = W.detach()
         if reset is not None:
             W = W.masked_fill(reset[t, :, None, None, None], 0)
         if log_decay is not None:

@@ -54,6 +54,7 @@ def recurrent_delta(
     state: tuple[Tensor, Tensor],
     *,
     reset: Tensor | None = None,
+    gradient_horizon: int | None = None,
     backend: str = "auto",
 ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
     """Run T steps of a recurrent delta net, with exact gradients for every input.
@@ -67,6 +68,8 @@ def recurrent_delta(
     state     W [B, H, V, K] and y_prev [B, H, V] before step 0; not changed, not aliased by the
               result
     reset     [T, B] bool   W and y_prev are zeroed *before* step t; None means never
+    gradient_horizon
+              n: gradients end before the steps n, 2 n, ...; None: they are exact
     backend   "auto", "reference", "numba", "cuda"; see ``fwp_rl.kernels.dispatch``
     returns   y [T, B, H, V] and the state after the last step, of the inputs' and the
               state's dtype
@@ -84,4 +87,6 @@ def recurrent_delta(
     >>> y.shape, torch.equal(y[-1], y_prev)
     (torch.Size([20, 3, 2, 5]), True)
     """
-    return OP.apply(xq, xk, xv, xb, R_q, R_k, R_v, r_b, state, reset, backend=backend)
+    return OP.apply(
+        xq, xk, xv, xb, R_q, R_k, R_v, r_b, state, reset, gradient_horizon, backend=backend
+    )

@@ -81,7 +81,9 @@ def forward(inputs: Inputs, results: Tensors) -> None:
     )
 
 
-def backward(inputs: Inputs, saved: Tensors, cotangents: Tensors, gradients: Tensors) -> None:
+def backward(
+    inputs: Inputs, saved: Tensors, cotangents: Tensors, gradients: Tensors, horizon: int
+) -> None:
     """CUDA kernel of ``torch.ops.fwp_rl.recurrent_delta_backward``."""
     xq, *_, R_q, R_k, R_v, r_b, W, _, reset = inputs
     of_steps, of_slow, of_state = gradients[:4], gradients[4:8], gradients[8:]
@@ -96,7 +98,7 @@ def backward(inputs: Inputs, saved: Tensors, cotangents: Tensors, gradients: Ten
         B * H,
         [
             *contiguous(R_q, R_k, R_v, r_b, W, reset),
-            *(T, B, H, K, V),
+            *(T, B, H, K, V, horizon),
             *contiguous(*saved, *cotangents),
             *(*steps, *of_state, *slow, starts),
         ],

@@ -8,7 +8,7 @@ G = dL/dW_T, dy the gradient of y from outside and from the step after:
     dq = W^T dy;  dk = b G^T u - W'^T dv
     dxq, dxk through the softmax;  dxv = dv;  dxb = db b (1 - b)
     ds = R_q^T dxq + R_k^T dxk + R_v^T dxv + r_b dxb;  dy_prev = ds (1 - s^2)
-    G <- G - dv k^T                                          (G and dy_prev are 0 across a reset)
+    G <- G - dv k^T                                 (G and dy_prev are 0 across a reset or a cut)
 
 dy_prev needs dq and dk of the step after, so W is wanted while time runs backward. It is neither
 kept nor un-done, but a sum over the steps since the last reset or, failing that, since the start of
@@ -33,6 +33,7 @@ from fwp_rl.kernels.numba_math import (
     clear_matrix,
     copy,
     copy_matrix,
+    cuts,
     dot,
     exp,
     last_resets,
@@ -135,7 +136,7 @@ def _chunk_starts(b, h, k, beta, u, W_0, reset):
 
 
 @part
-def _backward_head(b, h, inputs, saved, gradients):
+def _backward_head(b, h, inputs, saved, gradients, horizon):
     R_q, R_k, R_v, r_b, W_0, reset = inputs
     s, q, k, beta, u, dy, dW_last, dy_last = saved
     dxq, dxk, dxv, dxb, dW_0, dy_0 = gradients
@@ -155,7 +156,7 @@ def _backward_head(b, h, inputs, saved, gradients):
         # W' is what the chunk began with, if no reset came between, plus the writes since.
         since = max(start, last_reset[t])
         live = last_reset[t] < start
-        fresh = last_reset[t] == t
+        ends = last_reset[t] == t or cuts(t, horizon)
         q_t, k_t, u_t, rate = q[t, b, h], k[t, b, h], u[t, b, h], beta[t, b, h]
         dq, dk, dv = dxq[t, b, h], dxk[t, b, h], dxv[t, b, h]
         for i in range(V):
@@ -194,7 +195,7 @@ def _backward_head(b, h, inputs, saved, gradients):
         softmax_adjoint(k_t, dk, dk)
         db = pu * rate * (one - rate)
         dxb[t, b, h] = db
-        if fresh:
+        if ends:
             clear_matrix(G)
             clear(dy_t)
         else:
@@ -224,21 +225,21 @@ def _forward_parallel(zero, sizes, inputs, results):
 
 
 @compiled
-def _backward_serial(zero, sizes, inputs, saved, gradients):
+def _backward_serial(zero, sizes, inputs, saved, gradients, horizon):
     given, kept = _reads(zero, sizes, inputs), _saved(zero, sizes, saved)
     wanted = _gradients(zero, sizes, gradients)
     _, B, H, _, _ = sizes
     for n in range(B * H):
-        _backward_head(n % B, n // B, given, kept, wanted)
+        _backward_head(n % B, n // B, given, kept, wanted, horizon)
 
 
 @compiled_parallel
-def _backward_parallel(zero, sizes, inputs, saved, gradients):
+def _backward_parallel(zero, sizes, inputs, saved, gradients, horizon):
     given, kept = _reads(zero, sizes, inputs), _saved(zero, sizes, saved)
     wanted = _gradients(zero, sizes, gradients)
     _, B, H, _, _ = sizes
     for n in numba.prange(B * H):
-        _backward_head(n % B, n // B, given, kept, wanted)
+        _backward_head(n % B, n // B, given, kept, wanted, horizon)
 
 
 def forward(inputs: Inputs, results: Tensors) -> None:
@@ -254,7 +255,9 @@ def forward(inputs: Inputs, results: Tensors) -> None:
     )
 
 
-def backward(inputs: Inputs, saved: Tensors, cotangents: Tensors, gradients: Tensors) -> None:
+def backward(
+    inputs: Inputs, saved: Tensors, cotangents: Tensors, gradients: Tensors, horizon: int
+) -> None:
     """CPU kernel of ``torch.ops.fwp_rl.recurrent_delta_backward``."""
     _, _, _, _, R_q, R_k, R_v, r_b, W, _, reset = inputs
     dq, dk, dv, db, *slow, dr_b, dW, dy_prev = gradients
@@ -264,6 +267,7 @@ def backward(inputs: Inputs, saved: Tensors, cotangents: Tensors, gradients: Ten
         OP.sizes(inputs),
         [(R_q, R_k, R_v, r_b, W, reset), (*saved, *cotangents)],
         [(dq, dk, dv, db, dW, dy_prev)],
+        horizon,
     )
     # by one product per head; einsum would first copy its operands, twice as slow
     s = saved[0]

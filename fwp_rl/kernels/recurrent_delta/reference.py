@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from fwp_rl.kernels.horizon import cuts
+
 __all__ = ["recurrent_delta_reference"]
 
 
@@ -18,12 +20,15 @@ def recurrent_delta_reference(
     W: Tensor,
     y_prev: Tensor,
     reset: Tensor | None,
+    horizon: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Any dtype, any device, gradients by autograd. Arguments as in ``recurrent_delta``; returns
     y, W and the last y."""
     y = y_prev
     ys = []
     for t in range(xq.shape[0]):
+        if cuts(t, horizon):
+            W, y = W.detach(), y.detach()
         if reset is not None:
             W = W.masked_fill(reset[t, :, None, None, None], 0)
             y = y.masked_fill(reset[t, :, None, None], 0)

@@ -62,6 +62,7 @@ def srwm(
     state: tuple[Tensor, Tensor, Tensor, Tensor],
     *,
     reset: Tensor | None = None,
+    gradient_horizon: int | None = None,
     backend: str = "auto",
 ) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor, Tensor]]:
     """Run T steps of a self-referential weight matrix, with exact gradients for every input.
@@ -73,6 +74,8 @@ def srwm(
     state     dW_y [B, H, V, K], dW_q and dW_k [B, H, K, K], dW_b [B, H, 4, K] before step 0; not
               changed, not aliased by the result
     reset     [T, B] bool   the state is zeroed *before* step t; None means never
+    gradient_horizon
+              n: gradients end before the steps n, 2 n, ...; None: they are exact
     backend   "auto", "reference", "numba", "cuda"; see ``fwp_rl.kernels.dispatch``
     returns   y [T, B, H, V] and the state after the last step, of the inputs' and the
               state's dtype
@@ -88,4 +91,4 @@ def srwm(
     >>> y.shape, [part.shape[2] for part in shift]
     (torch.Size([20, 3, 2, 5]), [5, 8, 8, 4])
     """
-    return OP.apply(x, W_y, W_q, W_k, W_b, state, reset, backend=backend)
+    return OP.apply(x, W_y, W_q, W_k, W_b, state, reset, gradient_horizon, backend=backend)

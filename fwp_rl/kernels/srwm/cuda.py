@@ -86,7 +86,9 @@ def forward(inputs: Inputs, results: Tensors) -> None:
     )
 
 
-def backward(inputs: Inputs, saved: Tensors, cotangents: Tensors, gradients: Tensors) -> None:
+def backward(
+    inputs: Inputs, saved: Tensors, cotangents: Tensors, gradients: Tensors, horizon: int
+) -> None:
     """CUDA kernel of ``torch.ops.fwp_rl.srwm_backward``."""
     x, (T, B, H, K, V) = inputs[0], OP.sizes(inputs)
     dx, *of_base_and_initial = gradients
@@ -99,7 +101,7 @@ def backward(inputs: Inputs, saved: Tensors, cotangents: Tensors, gradients: Ten
         x,
         B * H,
         [
-            *(*contiguous(*inputs[1:]), T, B, H, K, V),
+            *(*contiguous(*inputs[1:]), T, B, H, K, V, horizon),
             *contiguous(*saved, *cotangents),
             *(dx, *by_column, *dinitial, states),
         ],

@@ -12,9 +12,10 @@ Adjoint equations, G the gradient of M after the step, dy the one of y:
     dr = [dy, softmax'(dq), softmax'(dk), dbeta beta (1 - beta)]
     G += dr s^T;  ds = M^T dr;  dx = softmax'(ds)             (then G is that of M before the step)
 
-A reset makes M of W alone: G goes on to dW <- 0, so it stops there. W is in M at every step, so its
-gradient is the sum of what the steps add to G. So G starts from zero, and the gradient F of the
-final state is kept beside it: F + G stands for G in p and dk of the steps after the last reset.
+A reset makes M of W alone: G goes on to dW <- 0, so it stops there, as it does where a horizon
+cuts. W is in M at every step, so its gradient is the sum of what the steps add to G. So G starts
+from zero, and the gradient F of the final state is kept beside it: F + G stands for G in p and dk
+of the steps after the last reset or cut.
 
 dr is made of M^T de, so M is wanted while time runs backward. It is neither kept nor un-done: it is
 a sum over the steps since the last reset, where it was W, or since the start of a chunk of 32
@@ -38,6 +39,7 @@ from fwp_rl.kernels.numba_math import (
     clear,
     clear_matrix,
     copy_matrix,
+    cuts,
     dot,
     exp,
     last_resets,
@@ -227,7 +229,7 @@ def _chunk_starts(b, h, W, initial, reset, saved):
 
 
 @part
-def _backward_head(b, h, W, initial, reset, saved, dy, dfinal, dx, dinitial, dW):
+def _backward_head(b, h, W, initial, reset, saved, dy, dfinal, dx, dinitial, dW, horizon):
     s, q, k, beta, e = saved
     T, K = s.shape[0], s.shape[3]
     rows = _starts(W)
@@ -238,13 +240,14 @@ def _backward_head(b, h, W, initial, reset, saved, dy, dfinal, dx, dinitial, dW)
     d, dq, dk = np.empty(K, s.dtype), np.empty(K, s.dtype), np.empty(K, s.dtype)
     one = s.dtype.type(1)
     # F is kept out of G, for the base weights take what the steps add alone; the initial state gets
-    # it at the end, if no reset stands between.
+    # it at the end, if no reset or cut stands between.
+    last_cut = (T - 1) // horizon * horizon if horizon > 0 else 0
     tail = T  # the first step whose p and dk F is part of
     for g in range(4):
         clear_matrix(dinitial[g][b, h])
         clear_matrix(dW[g][b, h])
         if _any(dfinal[g][b, h]):
-            tail = last_reset[T - 1]
+            tail = max(last_reset[T - 1], last_cut)
     for n in range(M.shape[0] - 1, -1, -1):
         start = n * CHUNK
         stop = min(start + CHUNK, T)
@@ -255,7 +258,7 @@ def _backward_head(b, h, W, initial, reset, saved, dy, dfinal, dx, dinitial, dW)
             for j in range(K):
                 keys[t - start, j] = k[t, b, h, j]
         for t in range(stop - 1, start - 1, -1):
-            fresh, live = last_reset[t] == t, last_reset[t] < start
+            live, ends = last_reset[t] < start, last_reset[t] == t or cuts(t, horizon)
             earlier = slice(0 if live else last_reset[t] - start, t - start)
             st, qt, kt, bt, ds = s[t, b, h], q[t, b, h], k[t, b, h], beta[t, b, h], dx[t, b, h]
             for j in range(K):
@@ -282,13 +285,13 @@ def _backward_head(b, h, W, initial, reset, saved, dy, dfinal, dx, dinitial, dW)
                 block = slice(rows[g], rows[g + 1])
                 G = dinitial[g][b, h]
                 _read_adjoint(G, M[n, block] if live else W[g][h], st, dr[block], ds)
-                if fresh or t == 0:
+                if ends or t == 0:
                     _add_matrix(G, dW[g][b, h])
-                if fresh:
+                if ends:
                     clear_matrix(G)
             _add_writes(writes[earlier], keys[earlier], dr, ds)
             softmax_adjoint(st, ds, ds)
-    if last_reset[T - 1] < 0:
+    if last_reset[T - 1] < 0 and last_cut == 0:
         for g in range(4):
             _add_matrix(dfinal[g][b, h], dinitial[g][b, h])
 
@@ -314,7 +317,7 @@ def _forward_parallel(zero, sizes, inputs, results):
 
 
 @compiled
-def _backward_serial(zero, sizes, inputs, saved, gradients, by_column):
+def _backward_serial(zero, sizes, inputs, saved, gradients, by_column, horizon):
     given, kept = _inputs(zero, sizes, inputs), _saved(zero, sizes, saved)
     W, initial, reset = given[1:5], given[5:9], given[9]
     made, dy, dfinal = kept[:5], kept[5], kept[6:]
@@ -322,11 +325,13 @@ def _backward_serial(zero, sizes, inputs, saved, gradients, by_column):
     dx, dinitial = wanted[0], wanted[5:]
     _, B, H, _, _ = sizes
     for n in range(B * H):
-        _backward_head(n // H, n % H, W, initial, reset, made, dy, dfinal, dx, dinitial, dW)
+        _backward_head(
+            n // H, n % H, W, initial, reset, made, dy, dfinal, dx, dinitial, dW, horizon
+        )
 
 
 @compiled_parallel
-def _backward_parallel(zero, sizes, inputs, saved, gradients, by_column):
+def _backward_parallel(zero, sizes, inputs, saved, gradients, by_column, horizon):
     given, kept = _inputs(zero, sizes, inputs), _saved(zero, sizes, saved)
     W, initial, reset = given[1:5], given[5:9], given[9]
     made, dy, dfinal = kept[:5], kept[5], kept[6:]
@@ -334,7 +339,9 @@ def _backward_parallel(zero, sizes, inputs, saved, gradients, by_column):
     dx, dinitial = wanted[0], wanted[5:]
     _, B, H, _, _ = sizes
     for n in numba.prange(B * H):
-        _backward_head(n // H, n % H, W, initial, reset, made, dy, dfinal, dx, dinitial, dW)
+        _backward_head(
+            n // H, n % H, W, initial, reset, made, dy, dfinal, dx, dinitial, dW, horizon
+        )
 
 
 def forward(inputs: Inputs, results: Tensors) -> None:
@@ -343,7 +350,9 @@ def forward(inputs: Inputs, results: Tensors) -> None:
     launch(_forward_serial, _forward_parallel, OP.sizes(inputs), [inputs], [results])
 
 
-def backward(inputs: Inputs, saved: Tensors, cotangents: Tensors, gradients: Tensors) -> None:
+def backward(
+    inputs: Inputs, saved: Tensors, cotangents: Tensors, gradients: Tensors, horizon: int
+) -> None:
     """CPU kernel of ``torch.ops.fwp_rl.srwm_backward``."""
     _, *dbase, _, _, _, _ = gradients
     by_column = [torch.empty_like(dW) for dW in gradients[5:]]  # of the base weights, to be summed
@@ -353,6 +362,7 @@ def backward(inputs: Inputs, saved: Tensors, cotangents: Tensors, gradients: Ten
         OP.sizes(inputs),
         [inputs, (*saved, *cotangents)],
         [gradients, by_column],
+        horizon,
     )
     for total, dW in zip(dbase, by_column, strict=True):
         torch.sum(dW, 0, out=total)

@@ -4,6 +4,8 @@ every backend."""
 import torch
 from torch import Tensor
 
+from fwp_rl.kernels.horizon import cuts
+
 __all__ = ["srwm_reference"]
 
 
@@ -18,6 +20,7 @@ def srwm_reference(
     dW_k: Tensor,
     dW_b: Tensor,
     reset: Tensor | None,
+    horizon: int,
 ) -> tuple[Tensor, ...]:
     """Any dtype, any device, gradients by autograd. Arguments as in ``srwm``, with the state in
     its four parts; returns y and the four parts after."""
@@ -25,6 +28,8 @@ def srwm_reference(
     shift: tuple[Tensor, ...] = (dW_y, dW_q, dW_k, dW_b)
     ys = []
     for t in range(x.shape[0]):
+        if cuts(t, horizon):
+            shift = tuple(dW.detach() for dW in shift)
         if reset is not None:
             shift = tuple(dW.masked_fill(reset[t, :, None, None, None], 0) for dW in shift)
         current = [W + dW for W, dW in zip(base, shift, strict=True)]
