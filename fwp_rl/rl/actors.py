@@ -18,18 +18,19 @@ import warnings
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Annotated, Literal, Protocol
 
 import torch
-from torch import Tensor
 
 from fwp_rl.config import BOOKKEEPING, ConfigError, Range, check_ranges
-from fwp_rl.envs import EnvConfig, Game, VectorEnv
+from fwp_rl.envs import EnvConfig, VectorEnv
 from fwp_rl.machine import check_device_name, choose_device, usable_cores
 from fwp_rl.models.policy import Policy
-from fwp_rl.rl.collector import Actor, Collector, Stopwatch, empty_rollout
+from fwp_rl.rl.collector import Actor, Collector, Stopwatch
+from fwp_rl.rl.handover import Assembly, Batch, Unroll, Weights
 from fwp_rl.rl.pulse import Cancelled, Pulse
-from fwp_rl.rl.replay import copy_columns
+from fwp_rl.rl.transfer import synchronize
 from fwp_rl.types import Rollout
 
 __all__ = ["Actors", "ActorsConfig", "Batch"]
@@ -79,23 +80,6 @@ class ActorsConfig:
         return max(1, cores)
 
 
-@dataclass(kw_only=True, slots=True)
-class Batch:
-    """What a learner learns from at a time.
-
-    rollout  B = batch_size columns on the learner's device, in buffers that are reused: use it
-             before the next batch
-    version  [B]  int64  how many times weights had been published when each column was played
-    games    that ended in the unrolls which this batch is the first to take columns from
-    shares   activity → share of their time that actors spent on it, over these unrolls
-    """
-
-    rollout: Rollout
-    version: Tensor
-    games: list[Game]
-    shares: dict[str, float]
-
-
 class Actors:
     """All actors of a run. ``start`` once, ``next_batch`` and ``publish`` by turns, ``close``."""
 
@@ -126,8 +110,8 @@ class Actors:
             )
         self._device = policy.value_head.weight.device
         self._unroll_length = unroll_length
-        self._weights = _Weights(policy)
-        self._assembly = _Assembly(policy, unroll_length, batch_size)
+        self._weights = Weights(policy, generators[0].device)
+        self._assembly = Assembly(policy, unroll_length, batch_size)
         columns = len(seeds) // config.count
         inline = config.kind == "inline"
         closing = threading.Event()
@@ -186,56 +170,11 @@ class Actors:
         """
         if not self.version:
             raise RuntimeError("next_batch() before start(): nobody plays yet")
-        return self._assembly.next_batch(self._source)
+        return self._assembly.next_batch(self._source.take)
 
     def close(self) -> None:
         """End all actors and close their environments. Waits for the steps that are under way."""
         self._source.close()
-
-
-@dataclass(kw_only=True, slots=True)
-class _Unroll:
-    """What one actor has played, in one of its buffers."""
-
-    player: "_Player"
-    rollout: Rollout
-    version: int
-    games: list[Game]
-    seconds: dict[str, float]
-    wall: float
-    taken: int = 0
-    """Columns that are in batches already."""
-
-
-class _Weights:
-    """The weights that were published last. Safe to use from several threads."""
-
-    def __init__(self, policy: Policy) -> None:
-        self.version = 0
-        self._lock = threading.Lock()
-        self._tensors = {name: t.detach().clone() for name, t in policy.state_dict().items()}
-
-    def publish(self, policy: Policy) -> None:
-        with self._lock:
-            _copy(policy.state_dict(), self._tensors)
-            self.version += 1
-
-    def fetch(self, policy: Policy, version: int) -> int:
-        """Copy the weights into an actor's policy that has those of ``version``; returns the new
-        version."""
-        with self._lock:
-            if version != self.version:
-                _copy(self._tensors, policy.state_dict())
-            return self.version
-
-
-def _copy(source: dict[str, Tensor], target: dict[str, Tensor]) -> None:
-    with torch.no_grad():
-        for name, tensor in source.items():
-            target[name].copy_(tensor)
-    # each side works on a stream of its own
-    for device in {t.device for t in (*source.values(), *target.values())}:
-        _synchronize(device)
 
 
 class _Player:
@@ -247,7 +186,7 @@ class _Player:
         first_column: int,
         policy: Policy,
         env: VectorEnv,
-        weights: _Weights,
+        weights: Weights,
         *,
         generator: torch.Generator,
         unroll_length: int,
@@ -286,7 +225,7 @@ class _Player:
             self.free.put(self._collector.new_rollout(pin_memory=self._pin_memory))
         self._last = time.perf_counter()
 
-    def unroll(self) -> _Unroll | None:
+    def unroll(self) -> Unroll | None:
         """Play T steps with the newest weights once a buffer is free; None where asked to end."""
         with self._stopwatch("actor_waiting"):
             buffer = self.free.get()
@@ -294,12 +233,12 @@ class _Player:
             return None
         self._version = self._weights.fetch(self._policy, self._version)
         rollout, games = self._collector.collect(buffer)
-        _synchronize(self.device)
+        synchronize(self.device)
         now = time.perf_counter()
         wall, self._last = now - self._last, now
-        return _Unroll(
-            player=self,
+        return Unroll(
             rollout=rollout,
+            release=partial(self.free.put, buffer),
             version=self._version,
             # a game's column is one of all actors' together
             games=[replace(game, column=self._first_column + game.column) for game in games],
@@ -312,7 +251,7 @@ class _Source(Protocol):
     """Where finished unrolls come from."""
 
     def start(self) -> None: ...
-    def take(self) -> _Unroll: ...
+    def take(self) -> Unroll: ...
     def close(self) -> None: ...
 
 
@@ -327,7 +266,7 @@ class _Inline:
         for player in self._players:
             player.begin()
 
-    def take(self) -> _Unroll:
+    def take(self) -> Unroll:
         player = self._players[self._turn]
         self._turn = (self._turn + 1) % len(self._players)
         unroll = player.unroll()
@@ -349,7 +288,7 @@ class _Threads:
         self._players = players
         self._closing = closing
         self._poll = poll
-        self._finished: queue.SimpleQueue[_Unroll | BaseException] = queue.SimpleQueue()
+        self._finished: queue.SimpleQueue[Unroll | BaseException] = queue.SimpleQueue()
         self._threads = [
             threading.Thread(target=self._play, args=(player,), name=player.pulse.name, daemon=True)
             for player in players
@@ -359,7 +298,7 @@ class _Threads:
         for thread in self._threads:
             thread.start()
 
-    def take(self) -> _Unroll:
+    def take(self) -> Unroll:
         # A queue that is never empty must not keep the poll from being asked: it tells, too, of an
         # actor that hangs while the others feed the learner.
         while True:
@@ -413,70 +352,3 @@ def _patience(pulse: Pulse) -> float:
     if pulse.unroll_seconds is None:  # its first step may be compiling
         return STOP_SECONDS
     return min(STOP_SECONDS, max(STEP_SECONDS, 2 * pulse.unroll_seconds))
-
-
-class _Assembly:
-    """Puts columns of unrolls together into batches."""
-
-    def __init__(self, policy: Policy, unroll_length: int, batch_size: int) -> None:
-        self._policy = policy
-        self._unroll_length = unroll_length
-        self._batch_size = batch_size
-        self._rollout: Rollout | None = None
-        self._open: _Unroll | None = None  # has columns left
-
-    def next_batch(self, source: _Source) -> Batch:
-        # Columns are copied, not stacked: batches and unrolls have sizes of their own, so an
-        # unroll may fill the end of one batch and the beginning of the next. It stays open until
-        # its last column is taken, and its actor plays on in another buffer meanwhile.
-        version = torch.empty(self._batch_size, dtype=torch.int64)
-        begun: list[_Unroll] = []
-        filled = 0
-        while filled < self._batch_size:
-            if self._open is None:
-                self._open = source.take()
-                begun.append(self._open)
-            unroll = self._open
-            rollout = self._buffer(like=unroll.rollout)
-            columns = unroll.rollout.action.shape[1]
-            count = min(columns - unroll.taken, self._batch_size - filled)
-            into = slice(filled, filled + count)
-            copy_columns(unroll.rollout, slice(unroll.taken, unroll.taken + count), rollout, into)
-            version[into] = unroll.version
-            filled += count
-            unroll.taken += count
-            if unroll.taken == columns:
-                # On a GPU the copies are only queued. The actor writes on a stream of its own, or
-                # with the CPU, which wait for no queue of ours: they have to end before it may.
-                _synchronize(rollout.action.device)
-                unroll.player.free.put(unroll.rollout)
-                self._open = None
-        # Of the unrolls begun here alone: one that two batches share counts once.
-        wall = sum(unroll.wall for unroll in begun)
-        activities = {name for unroll in begun for name in unroll.seconds}
-        return Batch(
-            rollout=rollout,
-            version=version,
-            games=[game for unroll in begun for game in unroll.games],
-            shares={
-                name: sum(unroll.seconds.get(name, 0.0) for unroll in begun) / wall
-                for name in sorted(activities)
-            },
-        )
-
-    def _buffer(self, *, like: Rollout) -> Rollout:
-        if self._rollout is None:
-            self._rollout = empty_rollout(
-                self._policy,
-                self._batch_size,
-                self._unroll_length,
-                obs_dtype=like.observation.obs.dtype,
-                device=self._policy.value_head.weight.device,
-            )
-        return self._rollout
-
-
-def _synchronize(device: torch.device) -> None:
-    """Wait for this thread's work on a device."""
-    if device.type == "cuda":
-        torch.cuda.current_stream(device).synchronize()

@@ -6,7 +6,7 @@ is the one place that produces it.
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -18,9 +18,17 @@ from fwp_rl.envs import EnvStep, Game, VectorEnv
 from fwp_rl.models.categorical import greedy_action, sample_action
 from fwp_rl.models.policy import Policy
 from fwp_rl.rl.pulse import Pulse
+from fwp_rl.rl.transfer import Answers, Parcel
 from fwp_rl.types import Observation, PolicyOutput, Rollout, State
 
-__all__ = ["Actor", "ActorStep", "Collector", "Stopwatch", "empty_rollout"]
+__all__ = [
+    "Actor",
+    "ActorStep",
+    "Collector",
+    "Stopwatch",
+    "casting_weights_once",
+    "empty_rollout",
+]
 
 
 Answer = TypeVar("Answer")
@@ -45,6 +53,15 @@ class Stopwatch:
         """The seconds since the last take."""
         seconds, self.seconds = self.seconds, {}
         return seconds
+
+
+def casting_weights_once(device: torch.device) -> AbstractContextManager[Any]:
+    """While in here, weights that are used in bfloat16 are cast once, and not at each call of the
+    policy: half of an acting step, with a small batch. Nobody may change them meanwhile.
+
+    autocast forgets its casts where the outermost one ends, and this is one that casts nothing.
+    """
+    return torch.autocast(device.type, enabled=False)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -83,12 +100,13 @@ class Actor:
         self.pulse = pulse or Pulse("the environments")
         self.device = generator.device
         self.state: State = policy.initial_state(env.num_envs, self.device)
-        shape = (1, env.num_envs)
-        self.observation = Observation(
-            obs=torch.from_numpy(self._answer(env.reset)).to(self.device)[None],
-            reset=torch.ones(shape, dtype=torch.bool, device=self.device),
-            last_reward=torch.zeros(shape, device=self.device),
-            last_action=torch.full(shape, -1, device=self.device),
+        # Two, for a rollout keeps what stands beside the observations to its end.
+        self._parcels: tuple[Parcel, Parcel] | None = None
+        self.observation = self._observation(
+            torch.from_numpy(self._answer(env.reset)),
+            reset=torch.ones(env.num_envs, dtype=torch.bool),
+            last_reward=torch.zeros(env.num_envs),
+            last_action=torch.full((env.num_envs,), -1),
         )
 
     @torch.no_grad()
@@ -103,21 +121,39 @@ class Actor:
                 action = (
                     greedy_action(logits) if self.greedy else sample_action(logits, self.generator)
                 )
-                played = action.cpu().numpy()
+                played = action.cpu()
             with self.stopwatch("environment"):
-                answer = self._answer(self.env.step, played)
+                answer = self._answer(self.env.step, played.numpy())
         finally:
             self.pulse.rest()
-        reset = torch.from_numpy(answer.reset).to(self.device)
-        reward = self.policy.clip_reward(torch.from_numpy(answer.reward).to(self.device))
-        self.observation = Observation(
-            obs=torch.from_numpy(answer.obs).to(self.device)[None],
-            reset=reset[None],
-            last_reward=reward.masked_fill(reset, 0)[None],
-            last_action=action.masked_fill(reset, -1)[None],
+        reset = torch.from_numpy(answer.reset.copy())  # it is held on to for a whole rollout
+        reward = self.policy.clip_reward(torch.from_numpy(answer.reward))
+        self.observation = self._observation(
+            torch.from_numpy(answer.obs),
+            reset=reset,
+            last_reward=reward.masked_fill(reset, 0),
+            last_action=played.masked_fill(reset, -1),
         )
         self.state = output.state
         return ActorStep(observation=observation, output=output, action=action, answer=answer)
+
+    def _observation(
+        self, obs: Tensor, *, reset: Tensor, last_reward: Tensor, last_action: Tensor
+    ) -> Observation:
+        """What the policy reads next, made of CPU tensors [B, ...]."""
+        beside = [reset, last_reward, last_action]
+        if self.device.type != "cpu":
+            if self._parcels is None:
+                self._parcels = Parcel([obs], self.device), Parcel(beside, self.device)
+            of_obs, of_beside = self._parcels
+            (obs,), beside = of_obs.send([obs]), of_beside.send(beside)
+        reset, last_reward, last_action = beside
+        return Observation(
+            obs=obs[None],
+            reset=reset[None],
+            last_reward=last_reward[None],
+            last_action=last_action[None],
+        )
 
     def _answer(self, call: Callable[..., Answer], *given: NDArray[Any]) -> Answer:
         """What the environment answers. RuntimeError where it asks to end the process: that would
@@ -162,7 +198,8 @@ class Collector:
         )
 
     def collect(self, into: Rollout | None = None) -> tuple[Rollout, list[Game]]:
-        """The next T steps of every column, and the games that ended in them."""
+        """The next T steps of every column, and the games that ended in them. The policy's weights
+        may not change meanwhile."""
         actor = self.actor
         if into is None:
             into = self._rollout = self._rollout or self.new_rollout()
@@ -172,21 +209,30 @@ class Collector:
         # The state goes over as it is: a step makes a new one and never changes the one it was
         # given, so what the learner replays from stays what the actor had here.
         rollout.initial_state = actor.state
-        for t in range(self.rollout_length):
-            step = actor.step()
-            _store(rollout.observation, t, step.observation)
-            rollout.action[t] = step.action
-            rollout.behaviour_logits[t] = step.output.logits[0]
-            rollout.value[t] = step.output.value[0]
-            answer = step.answer
-            rollout.reward[t] = torch.from_numpy(answer.reward)
-            rollout.terminated[t] = torch.from_numpy(answer.terminated)
-            rollout.truncated[t] = torch.from_numpy(answer.truncated)
-            rollout.mask[t] = torch.from_numpy(answer.mask)
-            games += answer.games
+        answers = Answers(rollout)
+        # What the actor makes anew in each step is held on to and goes into the rollout at the end,
+        # in one call a field. Observations go at once: they are large.
+        made: list[tuple[Tensor, ...]] = []
+        with casting_weights_once(actor.device):
+            for t in range(self.rollout_length):
+                step = actor.step()
+                rollout.observation.obs[t] = step.observation.obs[0]
+                output = step.output
+                made.append(
+                    (*_beside(step.observation), step.action[None], output.logits, output.value)
+                )
+                answers.enter(t, step.answer)
+                games += step.answer.games
+        done = (rollout.action, rollout.behaviour_logits, rollout.value)
+        places = (*_beside(rollout.observation), *done)
+        for place, tensors in zip(places, zip(*made, strict=True), strict=True):
+            torch.cat(tensors, out=place[: self.rollout_length])
+        answers.deliver()
         # obs[T], which nobody has acted on yet: here it is for the bootstrap value, and the next
         # rollout begins with it
-        _store(rollout.observation, self.rollout_length, actor.observation)
+        ahead = actor.observation
+        for place, tensor in zip(rollout.observation.tensors(), ahead.tensors(), strict=True):
+            place[self.rollout_length] = tensor[0]
         actor.pulse.unrolled(time.perf_counter() - start)
         return rollout, games
 
@@ -225,6 +271,6 @@ def empty_rollout(
     )
 
 
-def _store(buffer: Observation, t: int, observation: Observation) -> None:
-    for place, tensor in zip(buffer.tensors(), observation.tensors(), strict=True):
-        place[t] = tensor[0]
+def _beside(observation: Observation) -> tuple[Tensor, Tensor, Tensor]:
+    """All but the observation itself."""
+    return observation.reset, observation.last_reward, observation.last_action

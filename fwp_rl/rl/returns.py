@@ -73,14 +73,21 @@ def v_trace(
 
 
 def _backward_sum(delta: Tensor, decay: Tensor, mask: Tensor) -> Tensor:
-    """x[t] = mask[t] (delta[t] + decay[t] x[t+1]) with x[T] = 0; all [T, B]."""
-    sums = torch.zeros_like(delta)
-    carry = zero = torch.zeros_like(delta[0])
-    for t in range(len(delta) - 1, -1, -1):
-        # where, not a product: a NaN at a dummy step must not leak
-        carry = torch.where(mask[t], delta[t] + decay[t] * carry, zero)
-        sums[t] = carry
-    return sums
+    """x[t] = mask[t] (delta[t] + decay[t] x[t+1]) with x[T] = 0; all [T, B].
+
+    In log2(T) rounds over whole tensors: after round n an entry has the terms of the 2^n steps from
+    its own on, and ``decay`` the weight of what follows them. A loop over time calls torch T times
+    as often, and on a GPU each call is a launch.
+    """
+    # masked_fill, not a product: a NaN at a dummy step must not leak
+    delta, decay = delta.masked_fill(~mask, 0), decay.masked_fill(~mask, 0)
+    span = 1
+    while span < len(delta):
+        near, far = delta[:-span], delta[span:]
+        delta = torch.cat([near + decay[:-span] * far, delta[-span:]])
+        decay = torch.cat([decay[:-span] * decay[span:], decay[-span:]])
+        span *= 2
+    return delta
 
 
 def _check_value(reward: Tensor, value: Tensor) -> None:

@@ -1,21 +1,27 @@
 """The alignment of acting and learning: what the learner replays is what the actor did."""
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
+import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from fwp_rl.cores import CORES, Core, CoreConfig
 from fwp_rl.cores.feedforward import FeedforwardConfig
 from fwp_rl.cores.srwm import SRWMConfig
+from fwp_rl.envs import EnvStep
 from fwp_rl.envs.toy import ScriptedConfig, ScriptedEpisode
 from fwp_rl.models.categorical import log_prob
 from fwp_rl.models.encoders import MLPConfig
 from fwp_rl.models.policy import Policy, PolicyConfig
 from fwp_rl.rl.collector import Actor, Collector
+from fwp_rl.rl.pulse import Cancelled, Pulse
 from fwp_rl.rl.replay import replay, select_columns
 from fwp_rl.types import Rollout, State
 
@@ -212,3 +218,73 @@ def test_greedy_and_sampled_actions() -> None:
     again = [make_actor(FeedforwardConfig()) for _ in range(2)]
     first, second = ([actor.step().action for _ in range(20)] for actor in again)
     assert torch.equal(torch.stack(first), torch.stack(second))
+
+
+class CountsCasts(TorchDispatchMode):
+    """Counts casts of matrices to bfloat16, by shape."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shapes: Counter[tuple[int, ...]] = Counter()
+
+    def __torch_dispatch__(self, op: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if op is torch.ops.aten._to_copy.default and kwargs.get("dtype") == torch.bfloat16:
+            self.shapes[tuple(args[0].shape)] += 1
+        return op(*args, **kwargs)
+
+
+def test_a_rollout_casts_each_weight_once_and_the_next_one_anew() -> None:
+    actor = make_actor(FeedforwardConfig(), precision="bfloat16")
+    collector = Collector(actor, LENGTH)
+    weights = [x for x in actor.policy.encoder.parameters() if x.dim() == 2]
+    for rounds in (1, 2):
+        with CountsCasts() as casts:
+            rollout, _ = collector.collect()
+        assert [casts.shapes[tuple(x.shape)] for x in weights] == [1] * len(weights), rounds
+        assert deviation(actor.policy, rollout) < 2e-2
+        with torch.no_grad():
+            for weight in weights:
+                weight.mul_(-2)
+        assert deviation(actor.policy, rollout) > 0.1
+
+
+def test_an_actor_may_be_stopped_within_a_rollout() -> None:
+    """What the rollout keeps open is closed: weights that change are seen by the next call."""
+    actor = make_actor(FeedforwardConfig(), precision="bfloat16")
+    steps = iter(range(LENGTH - 2))
+
+    def stop() -> None:
+        if next(steps, None) is None:
+            raise Cancelled
+
+    actor.pulse = Pulse("stopped", stop)
+    with pytest.raises(Cancelled):
+        Collector(actor, LENGTH).collect()
+    before = actor.bootstrap_value()
+    with torch.no_grad():
+        for weight in actor.policy.encoder.parameters():
+            weight.mul_(-2)
+    assert not torch.allclose(actor.bootstrap_value(), before)
+
+
+def test_flags_may_stand_in_arrays_that_are_reused() -> None:
+    def collected(reuse: bool) -> list[Tensor]:
+        actor = make_actor(FeedforwardConfig())
+        play, kept = actor.env.step, {}
+
+        def step(action: NDArray[Any]) -> EnvStep:
+            answer = play(action)
+            for name in ("reset", "reward", "terminated", "truncated", "mask"):
+                array = kept.setdefault(name, np.empty_like(getattr(answer, name)))
+                array[:] = getattr(answer, name)
+                setattr(answer, name, array)
+            return answer
+
+        if reuse:
+            actor.env.step = step  # type: ignore[method-assign]
+        collector = Collector(actor, LENGTH)
+        return [x.clone() for _ in range(3) for x in collector.collect()[0].tensors()]
+
+    for fresh, reused in zip(collected(False), collected(True), strict=True):
+        assert torch.equal(fresh, reused)

@@ -66,8 +66,8 @@ def run(*stream: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
 
 @settings(max_examples=200, deadline=None)
 @given(
-    steps=st.integers(1, 9),
-    ends=st.dictionaries(st.integers(0, 8), st.sampled_from(["terminated", "truncated"])),
+    steps=st.integers(1, 17),
+    ends=st.dictionaries(st.integers(0, 16), st.sampled_from(["terminated", "truncated"])),
     dummy_first=st.booleans(),
     seed=st.integers(0, 2**31),
 )
@@ -180,8 +180,8 @@ def run_v_trace(
 
 @settings(max_examples=200, deadline=None)
 @given(
-    steps=st.integers(1, 9),
-    ends=st.dictionaries(st.integers(0, 8), st.sampled_from(["terminated", "truncated"])),
+    steps=st.integers(1, 17),
+    ends=st.dictionaries(st.integers(0, 16), st.sampled_from(["terminated", "truncated"])),
     dummy_first=st.booleans(),
     seed=st.integers(0, 2**31),
     bars=st.sampled_from([{}, BARS, NO_CLIPPING]),
@@ -237,3 +237,27 @@ def test_v_trace_without_the_bootstrap_row_is_refused() -> None:
     ones = torch.ones(2, 1)
     with pytest.raises(ValueError, match=r"expected T \+ 1 = 3 rows"):
         v_trace(ones, ones, ones, ones, ones.bool())
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 31, 32, 33, 200])
+def test_columns_of_any_length_are_summed_each_by_itself(steps: int) -> None:
+    rng = np.random.default_rng(steps)
+    ends = [{int(t): "terminated" for t in rng.integers(0, steps, 3)}, {steps // 2: "truncated"}]
+    columns = [column(x, steps, False, seed) for seed, x in enumerate([*ends, {}])]
+    reward, value, terminated, _, mask = (np.stack(x, axis=1) for x in zip(*columns, strict=True))
+    discount = torch.from_numpy(GAMMA * ~terminated)
+    stream = [torch.from_numpy(x) for x in (reward, value, mask)]
+    _, advantage = gae(stream[0], discount, *stream[1:], lam=LAM)
+    on_policy = torch.zeros(steps, 3, dtype=torch.float64)
+    target, _ = v_trace(on_policy, stream[0], discount, *stream[1:], lam=LAM)
+    for index, (r, v, term, _, m) in enumerate(columns):
+        expected = oracle(r, v, term, m)
+        np.testing.assert_allclose(advantage[:, index], expected, atol=1e-12)
+        np.testing.assert_allclose(target[:, index], v[:-1] + expected, atol=1e-12)
+
+
+def test_on_another_device_nothing_comes_back_to_the_cpu() -> None:
+    """meta has shapes and no numbers: what needs a number there raises."""
+    x, value = torch.empty(5, 2, device="meta"), torch.empty(6, 2, device="meta")
+    for targets in (gae(x, x, value, x.bool(), lam=0.5), v_trace(x, x, x, value, x.bool())):
+        assert [(y.device.type, y.shape) for y in targets] == [("meta", (5, 2))] * 2
