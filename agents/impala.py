@@ -13,6 +13,7 @@ where vs and A are V-trace's targets and advantages, and R sums (or averages) ov
 the environment did not ignore; then publish the weights to the actors.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
@@ -20,17 +21,17 @@ from typing import Annotated, Literal
 import torch
 from torch import Tensor
 
-from fwp_rl.config import BOOKKEEPING, ConfigError, Range
+from fwp_rl.config import ConfigError, Range
 from fwp_rl.cores import recording
 from fwp_rl.machine import cpu_threads
 from fwp_rl.models.categorical import entropy, kl_divergence, log_prob
 from fwp_rl.models.policy import Policy
 from fwp_rl.rl.actors import Actors, ActorsConfig, Batch
-from fwp_rl.rl.losses import explained_variance, masked_mean, masked_sum
-from fwp_rl.rl.replay import check_ratio, core_metrics, replay
+from fwp_rl.rl.losses import StepLosses
+from fwp_rl.rl.replay import check_ratio, core_metrics, replay, select_columns
 from fwp_rl.rl.returns import v_trace
 from fwp_rl.runs.config import AGENTS, TrainConfig
-from fwp_rl.training.optim import clip_gradients, linear_to_zero, set_learning_rate
+from fwp_rl.training.descent import Descent
 from fwp_rl.training.session import TrainingSession
 from fwp_rl.types import Rollout
 
@@ -44,9 +45,6 @@ class IMPALAConfig(TrainConfig):
 
     actors: ActorsConfig = field(default_factory=ActorsConfig)
     """Who plays, and where."""
-    learner_threads: Annotated[int | None, Range(1, 256), BOOKKEEPING] = None
-    """CPU cores that the learner computes with; none: those that the actors leave. Threads that
-    wait for one another on a core that an actor holds are slower than one thread."""
     num_envs: Annotated[int, Range(1, 4096)] = 48
     """Environments of all actors together."""
     unroll_length: Annotated[int, Range(1)] = 50
@@ -112,7 +110,7 @@ def train(config: IMPALAConfig, *, resume: Path | None = None) -> Path:
     """
     with (
         TrainingSession(config, resume=resume) as session,
-        cpu_threads(config.learner_threads or config.actors.cores_left(session.device)),
+        cpu_threads(cores := config.actors.cores_left(session.device)),
     ):
         policy = Policy(config, config.env.spec()).to(session.device)
         optimizer = _optimizer(config, policy)
@@ -122,6 +120,9 @@ def train(config: IMPALAConfig, *, resume: Path | None = None) -> Path:
             for index in range(config.actors.count)
         ]
         session.begin(policy, optimizer)
+        descend = session.closing(
+            Descent(config, policy, optimizer, cores=cores, tell=session.tell)
+        )
         with session.playing():
             actors = session.closing(
                 Actors(
@@ -144,12 +145,11 @@ def train(config: IMPALAConfig, *, resume: Path | None = None) -> Path:
                 batch = actors.next_batch()
 
             # learn: one gradient step
-            learning_rate = config.learning_rate
-            if config.anneal_learning_rate:
-                learning_rate = linear_to_zero(learning_rate, session.step, config.total_steps)
-            set_learning_rate(optimizer, learning_rate)
             with session.stopwatch("learning"):
-                metrics = _update(config, policy, optimizer, batch.rollout)
+                also = {"steps": batch.rollout.mask.sum()}
+                if session.logs_next:
+                    also |= _core_metrics(policy, batch.rollout)
+                metrics = _update(config, policy, descend, batch.rollout, also, step=session.step)
                 # publish: an actor takes these weights over before its next unroll. The unrolls
                 # that lie in buffers meanwhile were played by older ones, which V-trace corrects:
                 # about num_envs · actors.buffers / batch_size updates at most (3 by default) where
@@ -161,8 +161,7 @@ def train(config: IMPALAConfig, *, resume: Path | None = None) -> Path:
             if not metrics["policy/lag_max"]:  # the weights that played are those that learned
                 check_ratio(metrics["policy/ratio_deviation"], policy, session.warn_once)
             metrics |= {f"time/{name}": share for name, share in batch.shares.items()}
-            metrics["optimizer/learning_rate"] = learning_rate
-            session.log(int(batch.rollout.mask.sum()), batch.games, metrics)
+            session.log(int(metrics.pop("steps")), batch.games, metrics)
             session.save_if_due()
         session.save()
     return session.path
@@ -182,25 +181,32 @@ def _optimizer(config: IMPALAConfig, policy: Policy) -> torch.optim.Optimizer:
 
 
 def _update(
-    config: IMPALAConfig, policy: Policy, optimizer: torch.optim.Optimizer, rollout: Rollout
+    config: IMPALAConfig,
+    policy: Policy,
+    descend: Descent,
+    rollout: Rollout,
+    also: Mapping[str, Tensor],
+    *,
+    step: int,
 ) -> dict[str, float]:
-    """One gradient step on one batch; returns its metrics."""
-    with recording() as records:
-        loss, metrics = impala_loss(config, policy, rollout)
-    optimizer.zero_grad()
-    loss.backward()
-    metrics["optimizer/gradient_norm"] = clip_gradients(policy, config.max_gradient_norm, rollout)
-    optimizer.step()
-    return {name: value.item() for name, value in metrics.items()} | core_metrics(records)
+    """One gradient step on one batch; returns its metrics, and the scalars in ``also``."""
+
+    def loss(part: slice) -> StepLosses:
+        return impala_loss(config, policy, select_columns(rollout, part))
+
+    counted = rollout.mask[config.burn_in :].sum()
+    return descend(
+        loss,
+        rollout=rollout,
+        columns=config.batch_size,
+        divisor=1 if config.reduction == "sum" else counted,
+        step=step,
+        also=also,
+    )
 
 
-def impala_loss(
-    config: IMPALAConfig, policy: Policy, rollout: Rollout
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """The V-trace actor-critic loss of a batch.
-
-    returns the scalar loss, and metrics without gradient
-    """
+def impala_loss(config: IMPALAConfig, policy: Policy, rollout: Rollout) -> StepLosses:
+    """The V-trace actor-critic loss of each step of some environments."""
     steps = slice(config.burn_in, None)
     length = len(rollout.action)
     # bootstrap: the same pass goes one step further, and its last value is of what comes next
@@ -226,27 +232,35 @@ def impala_loss(
     )
 
     # the three losses, and their sum
-    reduce = masked_sum if config.reduction == "sum" else masked_mean
-    policy_loss = reduce(-advantage * log_pi, mask)
-    value_loss = 0.5 * reduce((output.value[:-1] - target) ** 2, mask)
-    all_entropy = entropy(logits)
+    policy_loss = -advantage * log_pi
+    value_loss = 0.5 * (output.value[:-1] - target) ** 2
+    policy_entropy = entropy(logits)
     loss = (
         policy_loss
         + config.value_coefficient * value_loss
-        - config.entropy_coefficient * reduce(all_entropy, mask)
+        - config.entropy_coefficient * policy_entropy
     )
     with torch.no_grad():
         ratio = log_rho.exp()
-        metrics = {
-            "loss/policy": policy_loss.detach(),
-            "loss/value": value_loss.detach(),
-            "policy/entropy": masked_mean(all_entropy, mask),
-            "policy/kl": masked_mean(kl_divergence(behaviour_logits, logits), mask),
-            "policy/clip_fraction": masked_mean((ratio > config.rho_bar).float(), mask),
-            "policy/ratio_deviation": (ratio - 1).abs().max(),
-            "value/explained_variance": explained_variance(output.value[:-1], target, mask),
-        }
-    return loss, metrics
+        return StepLosses(
+            loss=loss,
+            mask=mask,
+            parts={"loss/policy": policy_loss, "loss/value": value_loss},
+            means={
+                "policy/entropy": policy_entropy,
+                "policy/kl": kl_divergence(behaviour_logits, logits),
+                "policy/clip_fraction": (ratio > config.rho_bar).float(),
+            },
+            maxima={"policy/ratio_deviation": (ratio - 1).abs()},
+            explained={"value/explained_variance": (output.value[:-1], target)},
+        )
+
+
+def _core_metrics(policy: Policy, rollout: Rollout) -> dict[str, Tensor]:
+    """Of the first step of a batch: what a core records of all of them takes time."""
+    with torch.no_grad(), recording() as records:
+        policy(rollout.observation.map(lambda x: x[:1]), rollout.initial_state)
+    return core_metrics(records)
 
 
 def _lag(batch: Batch, version: int) -> dict[str, float]:

@@ -26,12 +26,12 @@ from fwp_rl.cores import recording
 from fwp_rl.models.categorical import entropy, kl_divergence, log_prob
 from fwp_rl.models.policy import Policy
 from fwp_rl.rl.collector import Actor, Collector
-from fwp_rl.rl.losses import explained_variance, masked_mean, normalize
+from fwp_rl.rl.losses import StepLosses, explained_variance, normalize
 from fwp_rl.rl.pulse import Pulse
 from fwp_rl.rl.replay import check_ratio, core_metrics, replay, select_columns
 from fwp_rl.rl.returns import gae
 from fwp_rl.runs.config import AGENTS, TrainConfig
-from fwp_rl.training.optim import clip_gradients, linear_to_zero, set_learning_rate
+from fwp_rl.training.descent import Descent, numbers
 from fwp_rl.training.session import TrainingSession
 from fwp_rl.types import Rollout
 
@@ -117,6 +117,9 @@ def train(config: PPOConfig, *, resume: Path | None = None) -> Path:
         action_draws = session.generator("action", session.device)
         minibatch_draws = session.generator("minibatch")
         session.begin(policy, optimizer)
+        descend = session.closing(
+            Descent(config, policy, optimizer, cores=torch.get_num_threads(), tell=session.tell)
+        )
         with session.playing():
             seeds = session.env_seeds(config.num_envs)
             env = session.closing(config.env.make(config.num_envs, seeds))
@@ -147,29 +150,24 @@ def train(config: PPOConfig, *, resume: Path | None = None) -> Path:
             )
 
             # learn: epochs × minibatches gradient steps
-            learning_rate = config.learning_rate
-            if config.anneal_learning_rate:
-                learning_rate = linear_to_zero(learning_rate, session.step, config.total_steps)
-            set_learning_rate(optimizer, learning_rate)
             with session.stopwatch("learning"):
                 metrics = _update(
                     config,
                     policy,
-                    optimizer,
+                    descend,
                     rollout,
                     value_target,
                     advantage,
-                    minibatch_draws,
+                    generator=minibatch_draws,
+                    step=session.step,
                 )
 
             # record: the log, and a checkpoint when its time has come
             check_ratio(metrics["policy/ratio_deviation"], policy, session.warn_once)
-            metrics |= core_metrics(records)
-            metrics["optimizer/learning_rate"] = learning_rate
-            metrics["value/explained_variance"] = explained_variance(
-                rollout.value, value_target, rollout.mask
-            ).item()
-            session.log(int(rollout.mask.sum()), games, metrics)
+            explained = explained_variance(rollout.value, value_target, rollout.mask)
+            also = {"steps": rollout.mask.sum(), "value/explained_variance": explained}
+            metrics |= numbers(also | (core_metrics(records) if session.logs_next else {}))
+            session.log(int(metrics.pop("steps")), games, metrics)
             session.save_if_due()
         session.save()
     return session.path
@@ -178,42 +176,57 @@ def train(config: PPOConfig, *, resume: Path | None = None) -> Path:
 def _update(
     config: PPOConfig,
     policy: Policy,
-    optimizer: torch.optim.Optimizer,
+    descend: Descent,
     rollout: Rollout,
     value_target: Tensor,
     advantage: Tensor,
+    *,
     generator: torch.Generator,
+    step: int,
 ) -> dict[str, float]:
     """Epochs × minibatches gradient steps on one rollout; returns means of the metrics."""
-    history: list[dict[str, Tensor]] = []
-    ratio_deviation = torch.zeros(())
+    history: list[dict[str, float]] = []
     for _ in range(config.epochs):
         for columns in _minibatches(config, rollout, generator):
-            loss, metrics = ppo_loss(
-                config,
-                policy,
-                select_columns(rollout, columns),
-                value_target[:, columns],
-                advantage[:, columns],
+            history.append(
+                _step(config, policy, descend, rollout, value_target, advantage, columns, step)
             )
-            optimizer.zero_grad()
-            loss.backward()
-            metrics["optimizer/gradient_norm"] = clip_gradients(
-                policy, config.max_gradient_norm, rollout
-            )
-            optimizer.step()
-            if not history:
-                ratio_deviation = metrics["policy/ratio_deviation"]
-            history.append(metrics)
         if config.target_kl is not None:
-            latest = torch.stack([m["policy/kl"] for m in history[-config.minibatches :]]).mean()
-            if latest > config.target_kl:
+            latest = [metrics["policy/kl"] for metrics in history[-config.minibatches :]]
+            if sum(latest) / len(latest) > config.target_kl:
                 break
-    means = {name: torch.stack([m[name] for m in history]).mean().item() for name in history[0]}
+    means = {name: sum(m[name] for m in history) / len(history) for name in history[0]}
     # only the first minibatch is seen by the very weights that acted
-    means["policy/ratio_deviation"] = ratio_deviation.item()
+    means["policy/ratio_deviation"] = history[0]["policy/ratio_deviation"]
     means["policy/epochs"] = len(history) / config.minibatches
     return means
+
+
+def _step(
+    config: PPOConfig,
+    policy: Policy,
+    descend: Descent,
+    rollout: Rollout,
+    value_target: Tensor,
+    advantage: Tensor,
+    columns: Tensor,
+    step: int,
+) -> dict[str, float]:
+    """One gradient step on the minibatch of these columns; returns its metrics."""
+    # what is of the whole minibatch comes before it is cut into shards
+    counted = rollout.mask[:, columns].clone()
+    counted[: config.burn_in] = False
+    chosen = advantage[:, columns]
+    if config.normalize_advantages:
+        chosen = normalize(chosen, counted)
+
+    def loss(part: slice) -> StepLosses:
+        own = columns[part]
+        return ppo_loss(
+            config, policy, select_columns(rollout, own), value_target[:, own], chosen[:, part]
+        )
+
+    return descend(loss, rollout=rollout, columns=len(columns), divisor=counted.sum(), step=step)
 
 
 def _minibatches(
@@ -230,11 +243,10 @@ def ppo_loss(
     rollout: Rollout,
     value_target: Tensor,
     advantage: Tensor,
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """The clipped surrogate, value and entropy loss of some environments.
+) -> StepLosses:
+    """The clipped surrogate, value and entropy loss of each step of some environments.
 
-    value_target, advantage  [T, B]
-    returns the scalar loss, and metrics without gradient
+    value_target, advantage  [T, B]; the advantage as the loss takes it, normalised or not
     """
     steps = slice(config.burn_in, None)
     output = replay(policy, rollout, start=config.burn_in, stop=len(rollout.action))
@@ -242,15 +254,13 @@ def ppo_loss(
     behaviour_logits = rollout.behaviour_logits[steps]
     # zeros, for masking the loss alone would let a NaN at a dummy step through to the gradient
     target, advantage = (x[steps].masked_fill(~mask, 0) for x in (value_target, advantage))
-    if config.normalize_advantages:
-        advantage = normalize(advantage, mask)
 
     # policy loss
     log_ratio = log_prob(output.logits, action) - log_prob(behaviour_logits, action)
     # a dummy step's action was never played: its ratio must not enter, not even as inf · 0
     ratio = torch.where(mask, log_ratio, torch.zeros_like(log_ratio)).exp()
     clipped = ratio.clamp(1 - config.clip, 1 + config.clip)
-    policy_loss = masked_mean(torch.maximum(-advantage * ratio, -advantage * clipped), mask)
+    policy_loss = torch.maximum(-advantage * ratio, -advantage * clipped)
 
     # value loss
     error = (output.value - target) ** 2
@@ -258,22 +268,24 @@ def ppo_loss(
         old = rollout.value[steps].masked_fill(~mask, 0)
         moved = old + (output.value - old).clamp(-config.value_clip, config.value_clip)
         error = torch.maximum(error, (moved - target) ** 2)
-    value_loss = 0.5 * masked_mean(error, mask)
+    value_loss = 0.5 * error
 
     # entropy, and the sum of the three
-    mean_entropy = masked_mean(entropy(output.logits), mask)
+    policy_entropy = entropy(output.logits)
     loss = (
         policy_loss
         + config.value_coefficient * value_loss
-        - config.entropy_coefficient * mean_entropy
+        - config.entropy_coefficient * policy_entropy
     )
     with torch.no_grad():
-        metrics = {
-            "loss/policy": policy_loss.detach(),
-            "loss/value": value_loss.detach(),
-            "policy/entropy": mean_entropy.detach(),
-            "policy/kl": masked_mean(kl_divergence(behaviour_logits, output.logits), mask),
-            "policy/clip_fraction": masked_mean((ratio != clipped).float(), mask),
-            "policy/ratio_deviation": (ratio - 1).abs().max(),
-        }
-    return loss, metrics
+        return StepLosses(
+            loss=loss,
+            mask=mask,
+            parts={"loss/policy": policy_loss, "loss/value": value_loss},
+            means={
+                "policy/entropy": policy_entropy,
+                "policy/kl": kl_divergence(behaviour_logits, output.logits),
+                "policy/clip_fraction": (ratio != clipped).float(),
+            },
+            maxima={"policy/ratio_deviation": (ratio - 1).abs()},
+        )

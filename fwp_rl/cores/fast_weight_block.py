@@ -9,7 +9,8 @@ Weight Programmers" (Irie et al. 2021). No LayerNorm follows the last block. The
 all T steps at once; a memory alone runs along time.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Annotated, TypeAlias
 
@@ -29,6 +30,7 @@ __all__ = [
     "Memory",
     "NormalisedConfig",
     "QueryKeyValue",
+    "drawn_once",
     "feedforward",
 ]
 
@@ -73,8 +75,8 @@ class FastWeightConfig(BlockConfig):
     long keys and queries alike."""
     redraw_projection: bool = False
     """Draw favor's projection anew in each call that takes gradients, as the authors do in
-    training. What was written and acted upon under the last one is then learned from under
-    another: ratio_deviation is no longer 0."""
+    training; agents draw once for each gradient step. What was written and acted upon under the
+    last one is then learned from under another: ratio_deviation is no longer 0."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -213,6 +215,22 @@ class FastWeightCore(Core):
             h, after = block(h, state[len(final) : len(final) + len(shapes)], reset)
             final += after
         return h, final
+
+
+@contextmanager
+def drawn_once(module: nn.Module) -> Iterator[None]:
+    """Draw anew what the module's cores would draw in each call, and in none of the calls inside:
+    those of one gradient step, which may be in several threads, see one projection."""
+    drawing = [x for x in module.modules() if isinstance(x, FastWeightCore) and x.redraws]
+    for core in drawing:
+        if core.training:
+            core._redraw()
+        core.redraws = False
+    try:
+        yield
+    finally:
+        for core in drawing:
+            core.redraws = True
 
 
 class QueryKeyValue(nn.Module):

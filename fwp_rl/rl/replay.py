@@ -68,14 +68,14 @@ def check_ratio(
         )
 
 
-def core_metrics(records: dict[str, list[Tensor]]) -> dict[str, float]:
+def core_metrics(records: dict[str, list[Tensor]]) -> dict[str, Tensor]:
     """Scalars to log from what a core recorded (``fwp_rl.cores.recording``)."""
     metrics = {}
     if "beta" in records:
         beta = torch.cat([layer.flatten() for layer in records["beta"]])
-        metrics["core/beta_mean"] = beta.mean().item()
-        metrics["core/beta_std"] = beta.std(correction=0).item()  # one alone has one too: 0
+        metrics["core/beta_mean"] = beta.mean()
+        metrics["core/beta_std"] = beta.std(correction=0)  # one alone has one too: 0
     for index, weight in enumerate(records.get("fast_weight", [])):
         norm = torch.linalg.matrix_norm(weight)
-        metrics[f"core/fast_weight_norm_layer{index + 1}"] = norm.mean().item()
+        metrics[f"core/fast_weight_norm_layer{index + 1}"] = norm.mean()
     return metrics

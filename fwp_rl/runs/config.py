@@ -28,8 +28,16 @@ class TrainConfig(PolicyConfig):
     """Environment steps to train for. The steps that an environment ignores do not count."""
     seed: Annotated[int, Range(0, 2**31 - 1)] = 1
     """Seed of the run. Environment seeds are hashed from it, so runs 1 and 2 share none."""
+    gradient_shards: Annotated[int | None, Range(1, 4096)] = None
+    """Parts that a minibatch is cut into along its environments, for threads to compute; at most
+    one for each environment. Their gradients add up to that of the whole but for the order of sums:
+    the last bits depend on it. None: 4 on a CPU, 1 on a GPU."""
     device: Annotated[str, BOOKKEEPING] = "auto"
     """Where the policy lives: cpu, cuda or cuda:N; auto takes a CUDA device when there is one."""
+    learner_threads: Annotated[int | None, Range(1, 256), BOOKKEEPING] = None
+    """Threads that compute an update on a CPU, each a shard at a time: no more than there are
+    shards. They change nothing of what is learned. None: as many as are measured to be fastest, of
+    the cores that actors leave."""
     run_dir: Annotated[str | None, BOOKKEEPING] = None
     """Folder to write; by default a new one under runs/, named after what is trained."""
     checkpoint_minutes: Annotated[float, Range(0, above=True), BOOKKEEPING] = 5.0

@@ -39,6 +39,11 @@ class TrainingLog:
         self._updates.append((steps, metrics))
         return len(self._updates) >= self._every
 
+    @property
+    def due_next(self) -> bool:
+        """Whether a row is due with the next update."""
+        return len(self._updates) + 1 >= self._every
+
     def write(self, step: int, scores: Mapping[str, float]) -> None:
         """Write a row of the updates since the last one, if there are any: their means."""
         if not self._updates:

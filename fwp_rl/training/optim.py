@@ -1,11 +1,11 @@
-"""Learning-rate schedule and gradient clipping, shared by the agents."""
+"""Learning-rate schedule and gradient clipping: parts of a gradient step (``descent.py``)."""
 
 import torch
 
 from fwp_rl.models.policy import Policy
 from fwp_rl.types import Rollout
 
-__all__ = ["clip_gradients", "linear_to_zero", "set_learning_rate"]
+__all__ = ["advice", "clip_gradients", "linear_to_zero"]
 
 LARGE = 1e4
 """Numbers beyond this are no fit input for a network."""
@@ -20,28 +20,13 @@ def linear_to_zero(start: float, step: int, total_steps: int) -> float:
     return start * max(0.0, 1.0 - step / total_steps)
 
 
-def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
-    for group in optimizer.param_groups:
-        group["lr"] = learning_rate
+def clip_gradients(policy: Policy, max_norm: float) -> torch.Tensor:
+    """Scale the gradients down to a global norm of at most ``max_norm``; returns the norm before,
+    which the caller is to look at: where it is not finite, no gradient is."""
+    return torch.nn.utils.clip_grad_norm_(policy.parameters(), max_norm)
 
 
-def clip_gradients(policy: Policy, max_norm: float, rollout: Rollout) -> torch.Tensor:
-    """Scale the gradients down to a global norm of at most ``max_norm``; returns the norm before.
-
-    rollout  what they were computed from: the error below names large numbers in it
-
-    Raises FloatingPointError where the norm is not finite, before it can reach the weights.
-    """
-    norm = torch.nn.utils.clip_grad_norm_(policy.parameters(), max_norm)
-    if not torch.isfinite(norm):
-        raise FloatingPointError(
-            f"the gradient norm is {norm.item()}: the weights are untouched, and the last "
-            f"checkpoint is good to resume from. {_advice(policy, rollout)}"
-        )
-    return norm
-
-
-def _advice(policy: Policy, rollout: Rollout) -> str:
+def advice(policy: Policy, rollout: Rollout) -> str:
     """Where a gradient that is not finite may come from."""
     seen = {"observation": rollout.observation.obs, "reward": policy.clip_reward(rollout.reward)}
     sizes = {name: x.abs().max().item() for name, x in seen.items()}

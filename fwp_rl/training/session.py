@@ -194,7 +194,7 @@ class TrainingSession:
         return env_seeds(self.config.seed, count, stream=stream)
 
     def closing(self, resource: Resource) -> Resource:
-        """The environment or actors, to be closed with the session, however that ends."""
+        """The environment, actors or threads, to be closed with the session, however that ends."""
         self._cleanup.callback(self._close, resource)
         return resource
 
@@ -202,7 +202,8 @@ class TrainingSession:
         try:
             resource.close()
         except Exception as error:  # what ended the training is to be heard, and all is saved
-            self.warn(f"environments could not be closed: {type(error).__name__}: {error}")
+            what = type(resource).__name__
+            self.warn(f"{what} could not be closed: {type(error).__name__}: {error}")
 
     def watch(self, pulse: Pulse) -> Pulse:
         """Have a player's silence noticed."""
@@ -244,6 +245,11 @@ class TrainingSession:
         if self._log.add(steps, metrics):
             self._log.write(self.step, self._scores.metrics())
 
+    @property
+    def logs_next(self) -> bool:
+        """Whether the next ``log`` writes a row: metrics that take work are for these alone."""
+        return self._log.due_next
+
     def save_if_due(self) -> None:
         """What is due after an update: an evaluation, and a checkpoint after it, at a multiple of
         ``keep_checkpoints_every``, or when ``checkpoint_minutes`` have passed."""
@@ -279,6 +285,10 @@ class TrainingSession:
                 if attempt + 1 == FAILED_SAVES:
                     raise self._cannot_save(error) from error
             time.sleep(RETRY_SECONDS)
+
+    def tell(self, text: str) -> None:
+        """Tell the user, in the log's own output."""
+        self._log.message(text)
 
     def warn(self, text: str) -> None:
         """Tell the user, whatever state the display is in."""

@@ -9,8 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
+from fwp_rl import load_policy
 from fwp_rl.agents.impala import IMPALAConfig
 from fwp_rl.agents.ppo import PPOConfig
 from fwp_rl.cores import CORES, CoreConfig
@@ -18,6 +20,7 @@ from fwp_rl.envs import EnvStep
 from fwp_rl.envs.toy import RecallConfig, RecallEnv
 from fwp_rl.models.encoders import MLPConfig
 from fwp_rl.rl.actors import ActorsConfig
+from fwp_rl.rl.replay import core_metrics
 from fwp_rl.runs.config import TrainConfig
 from fwp_rl.runs.metrics import read_metrics
 
@@ -76,6 +79,48 @@ def test_a_core_that_draws_by_design_is_not_told_of(tmp_path: Path) -> None:
     assert train("ppo", tmp_path, core) == []
     rows = read_metrics(tmp_path / "run" / "metrics.jsonl")
     assert max(row["policy/ratio_deviation"] for row in rows) > 0.001
+
+
+@pytest.mark.parametrize("agent", AGENTS)
+def test_a_core_is_looked_into_only_for_rows_that_are_written(
+    agent: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = []
+
+    def counted(records: dict[str, Any]) -> dict[str, torch.Tensor]:
+        looks.append(records)
+        return core_metrics(records)
+
+    monkeypatch.setattr(f"fwp_rl.agents.{agent}.core_metrics", counted)
+    train(agent, tmp_path, CORES["delta_net"](), log_every=2, total_steps=450)
+    rows = read_metrics(tmp_path / "run" / "metrics.jsonl")
+    assert len(looks) == 2
+    for row in rows[:2]:  # at the end the updates of a row that was not full may follow
+        assert 0 < row["core/beta_mean"] < 1
+        assert row["core/fast_weight_norm_layer2"] > 0
+
+
+@pytest.mark.parametrize("agent", AGENTS)
+def test_threads_that_compute_updates_change_nothing_of_what_is_learned(
+    agent: str, tmp_path: Path
+) -> None:
+    """Not even in a run that goes on with another number of them."""
+    weights = []
+    for threads in (1, 2, 3):
+        run = tmp_path / str(threads)
+        train(agent, run, CORES["delta_net"](), learner_threads=threads)
+        more = replace(AGENTS[agent], core=CORES["delta_net"](), total_steps=400)
+        replace(more, learner_threads=4 - threads).train(resume=run / "run")
+        weights.append(load_policy(run / "run").state_dict())
+    for other in weights[1:]:
+        assert all(torch.equal(other[name], weights[0][name]) for name in other)
+    rows = [read_metrics(tmp_path / str(n) / "run" / "metrics.jsonl") for n in (1, 2, 3)]
+    clocks = ("time", "steps_per_second")
+    kept = [
+        [{k: v for k, v in row.items() if not any(c in k for c in clocks)} for row in run]
+        for run in rows
+    ]
+    assert kept[0] == kept[1] == kept[2]
 
 
 @pytest.mark.parametrize("core", ["delta_net", "gated_delta_net", "lstm"])

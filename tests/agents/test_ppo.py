@@ -25,6 +25,7 @@ from fwp_rl.evaluation import evaluate
 from fwp_rl.models.encoders import MLPConfig
 from fwp_rl.models.policy import Policy
 from fwp_rl.rl.collector import Actor, Collector
+from fwp_rl.rl.losses import normalize
 from fwp_rl.runs.checkpoint import load_checkpoint
 from fwp_rl.runs.directory import RunError
 from fwp_rl.runs.metrics import read_metrics
@@ -116,11 +117,15 @@ def test_the_loss_equals_the_paper_step_by_step(burn_in: int, value_clip: float 
         entropy_coefficient=0.03,
     )
     policy, rollout, target, advantage = rollout_and_targets(config)
-    loss, metrics = ppo_loss(config, policy, rollout, target, advantage)
+    counted = rollout.mask[burn_in:]
+    normal = advantage.clone()
+    normal[burn_in:] = normalize(advantage[burn_in:], counted)
+    losses = ppo_loss(config, policy, rollout, target, normal)
+    metrics = losses.metrics(counted.sum())
     output = ppo.replay(policy, rollout, start=burn_in, stop=14)
     logits, value = output.logits.detach().double().numpy(), output.value.detach().double().numpy()
     expected = oracle(config, logits, value, rollout, target.numpy(), advantage.numpy())
-    assert loss.item() == pytest.approx(expected, rel=1e-4)
+    assert losses.reduce(counted.sum()).item() == pytest.approx(expected, rel=1e-4)
     assert 0 < metrics["policy/clip_fraction"] < 1
     assert metrics["policy/kl"] > 0
 
@@ -128,13 +133,13 @@ def test_the_loss_equals_the_paper_step_by_step(burn_in: int, value_clip: float 
 def test_what_stands_at_a_dummy_step_does_not_matter() -> None:
     config = dataclasses.replace(SMALL, env=SCRIPT, num_envs=2, rollout_length=14, value_clip=0.1)
     policy, rollout, target, advantage = rollout_and_targets(config)
-    loss, _ = ppo_loss(config, policy, rollout, target, advantage)
+    loss = ppo_loss(config, policy, rollout, target, advantage).reduce(rollout.mask.sum())
     dummy = ~rollout.mask
     assert dummy.any()
     for poisoned in (target, advantage, rollout.value, rollout.reward):
         poisoned[dummy] = torch.nan
     rollout.behaviour_logits[dummy] = 1e4
-    again, _ = ppo_loss(config, policy, rollout, target, advantage)
+    again = ppo_loss(config, policy, rollout, target, advantage).reduce(rollout.mask.sum())
     assert again.item() == loss.item()
     again.backward()
     assert all(p.grad is None or p.grad.isfinite().all() for p in policy.parameters())
@@ -223,6 +228,29 @@ def test_a_resumed_run_mends_its_policy_folder(tmp_path: Path) -> None:
 def test_a_reached_target_kl_ends_the_epochs(tmp_path: Path) -> None:
     run = train(SMALL, tmp_path / "run", target_kl=1e-12, epochs=5)
     assert all(row["policy/epochs"] == 1 for row in read_metrics(run / "metrics.jsonl"))
+
+
+def test_shards_leave_the_epochs_to_the_kl_of_the_whole_minibatch(tmp_path: Path) -> None:
+    runs = {
+        shards: read_metrics(
+            train(
+                SMALL,
+                tmp_path / str(shards),
+                gradient_shards=shards,
+                minibatches=1,
+                learning_rate=0.01,
+                target_kl=1e-3,
+            )
+            / "metrics.jsonl"
+        )
+        for shards in (1, 3)
+    }
+    epochs = [[row["policy/epochs"] for row in rows] for rows in runs.values()]
+    assert epochs[0] == epochs[1]
+    assert min(epochs[0]) < SMALL.epochs
+    for one, other in zip(*runs.values(), strict=True):
+        for name in ("loss/policy", "loss/value", "policy/kl", "policy/clip_fraction"):
+            assert one[name] == pytest.approx(other[name], rel=1e-3, abs=1e-5), name
 
 
 def test_a_gradient_that_is_not_finite_stops_before_the_weights_are_touched(

@@ -225,14 +225,14 @@ def test_a_preset_is_a_name(name: Any) -> None:
 HOW_IT_RUNS = {
     "device", "run_dir", "checkpoint_minutes", "evaluation_games", "video", "keep_memory", "logger",
     "keep_checkpoints_every", "evaluate_every", "hang_seconds", "log_every",
-    "plain",
+    "learner_threads", "plain",
 }  # fmt: skip
 
 
 def test_what_is_bookkeeping_and_what_is_the_experiment() -> None:
     ppo, impala = load_preset("recall"), load_preset("impala_cpu")
     assert bookkeeping(ppo).keys() == HOW_IT_RUNS
-    actors = {"learner_threads", "actors.device", "actors.cpu_threads"}
+    actors = {"actors.device", "actors.cpu_threads"}
     assert bookkeeping(impala).keys() == HOW_IT_RUNS | actors
     gymnasium = dataclasses.replace(ppo, env=GymnasiumConfig(id="CartPole-v1", kwargs={"a": 1}))
     assert bookkeeping(gymnasium).keys() == HOW_IT_RUNS | {"env.processes"}

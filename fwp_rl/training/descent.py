@@ -1,0 +1,197 @@
+"""One door for a gradient step: all that changes a policy's weights goes through here.
+
+A minibatch is cut into shards along its environments. Each shard's loss is its sum over the whole
+minibatch's divisor, so that the shards' gradients add up to that of the whole. Threads take the
+shards from a queue (``workers.py``), each computes with one thread of torch's, and the gradients
+are added in the order of the shards: the weights are the same, bit for bit, for any number of
+threads. How a minibatch is cut changes the order of sums, and the last bits.
+"""
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from itertools import pairwise
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from fwp_rl.cores.fast_weight_block import drawn_once
+from fwp_rl.machine import cpu_threads
+from fwp_rl.models.policy import Policy
+from fwp_rl.rl.losses import StepLosses, join
+from fwp_rl.training.distributed import average_gradients
+from fwp_rl.training.optim import advice, clip_gradients, linear_to_zero
+from fwp_rl.training.thread_choice import ThreadChoice, candidates
+from fwp_rl.training.workers import Workers
+from fwp_rl.types import Rollout
+
+__all__ = ["Descent", "DescentConfig", "numbers"]
+
+CPU_SHARDS = 4
+"""Shards of a minibatch on a CPU, where the config leaves it open; a GPU computes it whole."""
+
+
+class DescentConfig(Protocol):
+    """What a training config says of gradient steps."""
+
+    @property
+    def learning_rate(self) -> float: ...
+    @property
+    def anneal_learning_rate(self) -> bool: ...
+    @property
+    def total_steps(self) -> int: ...
+    @property
+    def max_gradient_norm(self) -> float: ...
+    @property
+    def gradient_shards(self) -> int | None: ...
+    @property
+    def learner_threads(self) -> int | None: ...
+
+
+class Descent:
+    """Gradient steps of one policy. ``close`` ends its threads."""
+
+    def __init__(
+        self,
+        config: DescentConfig,
+        policy: Policy,
+        optimizer: torch.optim.Optimizer,
+        *,
+        cores: int,
+        tell: Callable[[str], object] = lambda _: None,
+    ) -> None:
+        """
+        cores  the most threads to compute shards with, where the config leaves it open
+        tell   is told how many threads were chosen
+        """
+        self._config = config
+        self._policy = policy
+        self._optimizer = optimizer
+        self._on_cpu = policy.value_head.weight.device.type == "cpu"
+        self._shards = config.gradient_shards or (CPU_SHARDS if self._on_cpu else 1)
+        self._cores = cores
+        self._tell = tell
+        self._choice: ThreadChoice | None = None
+        self._workers = Workers("learner")
+        self._parameters = [p for p in policy.parameters() if p.requires_grad]
+        self._sums = [torch.zeros_like(p) for p in self._parameters]
+
+    def __call__(
+        self,
+        loss: Callable[[slice], StepLosses],
+        *,
+        rollout: Rollout,
+        columns: int,
+        divisor: Tensor | int,
+        step: int,
+        also: Mapping[str, Tensor] | None = None,
+    ) -> dict[str, float]:
+        """Take one step down the gradient of a minibatch's loss; returns its metrics.
+
+        loss     of some of the minibatch's environments, without reduction; called in any thread
+        rollout  what is learned from: an error names large numbers in it
+        columns  environments in the minibatch
+        divisor  of the sum of all losses: the steps that count in the whole minibatch, for a mean;
+                 a minibatch with none has a loss of 0
+        step     of the environment, for the learning rate
+        also     scalars to move to the CPU together with the metrics
+
+        Whatever is raised, the weights are untouched. FloatingPointError where the norm of the
+        gradient is not finite.
+        """
+        learning_rate = self._learning_rate(step)
+        divisor = torch.as_tensor(divisor, device=self._parameters[0].device).clamp(min=1)
+        with self._one_thread():
+            losses = self._add_up(loss, columns, divisor)
+            average_gradients(self._policy)
+            norm = clip_gradients(self._policy, self._config.max_gradient_norm)
+            metrics = numbers(
+                {"optimizer/gradient_norm": norm, **losses.metrics(divisor), **(also or {})}
+            )
+            if not math.isfinite(metrics["optimizer/gradient_norm"]):
+                raise FloatingPointError(
+                    f"the gradient norm is {metrics['optimizer/gradient_norm']}: the weights are "
+                    "untouched, and the last checkpoint is good to resume from. "
+                    f"{advice(self._policy, rollout)}"
+                )
+            for group in self._optimizer.param_groups:
+                group["lr"] = learning_rate
+            self._optimizer.step()
+        return metrics | {"optimizer/learning_rate": learning_rate}
+
+    def close(self) -> None:
+        self._workers.close()
+
+    def _learning_rate(self, step: int) -> float:
+        config = self._config
+        if not config.anneal_learning_rate:
+            return config.learning_rate
+        return linear_to_zero(config.learning_rate, step, config.total_steps)
+
+    def _one_thread(self) -> AbstractContextManager[None]:
+        """On a CPU: sums in other numbers of OpenMP's threads have other bits."""
+        return cpu_threads(1) if self._on_cpu else nullcontext()
+
+    def _add_up(
+        self, loss: Callable[[slice], StepLosses], columns: int, divisor: Tensor
+    ) -> StepLosses:
+        """Compute the shards and set the parameters' gradients; returns the losses of all."""
+        shards = cut(columns, self._shards)
+        if self._choice is None:
+            self._choice = ThreadChoice(self._candidates(len(shards)), self._tell)
+        parts: list[StepLosses] = []
+        known = [False] * len(self._parameters)
+
+        def compute(index: int) -> tuple[StepLosses, Sequence[Tensor | None]]:
+            part = loss(shards[index])
+            gradients = torch.autograd.grad(
+                part.reduce(divisor), self._parameters, allow_unused=True
+            )
+            return join([part]), gradients
+
+        def merge(result: tuple[StepLosses, Sequence[Tensor | None]]) -> None:
+            part, gradients = result
+            parts.append(part)
+            # Into tensors of our own: those of two parameters may share their memory.
+            for n, (total, gradient) in enumerate(zip(self._sums, gradients, strict=True)):
+                if gradient is None:
+                    continue
+                if known[n]:
+                    total.add_(gradient)
+                else:
+                    total.copy_(gradient)
+                    known[n] = True
+
+        start = time.perf_counter()
+        with drawn_once(self._policy):
+            spent = self._workers.run(
+                compute, len(shards), threads=self._choice.threads, merge=merge
+            )
+        self._choice.enter(time.perf_counter() - start, spent.share)
+        for parameter, total, is_known in zip(self._parameters, self._sums, known, strict=True):
+            parameter.grad = total if is_known else None
+        return join(parts)
+
+    def _candidates(self, shards: int) -> list[int]:
+        if not self._on_cpu:
+            return [1]
+        asked = self._config.learner_threads
+        return candidates(shards, self._cores) if asked is None else [min(asked, shards)]
+
+
+def cut(columns: int, shards: int) -> list[slice]:
+    """So many slices of the columns, no more than there are columns, of sizes as equal as they can
+    be."""
+    shards = min(shards, columns)
+    edges = [columns * n // shards for n in range(shards + 1)]
+    return [slice(start, stop) for start, stop in pairwise(edges)]
+
+
+def numbers(scalars: Mapping[str, Tensor]) -> dict[str, float]:
+    """The scalars as Python has them, in one move from their device."""
+    if not scalars:
+        return {}
+    values = torch.stack([x.detach().double() for x in scalars.values()]).tolist()
+    return dict(zip(scalars, values, strict=True))
