@@ -79,8 +79,11 @@ def _failures() -> tuple[type[Exception], ...]:
     from fwp_rl.runs.directory import RunError
     from fwp_rl.runs.files import CheckpointError
 
-    kernels = sys.modules.get("fwp_rl.kernels")  # what is not imported has raised nothing
+    # what is not imported has raised nothing
+    kernels = sys.modules.get("fwp_rl.kernels")
+    processes = sys.modules.get("fwp_rl.bench.processes")
     own = () if kernels is None else (kernels.BackendError,)
+    own += () if processes is None else (processes.MeasurementError,)
     return RunError, CheckpointError, FloatingPointError, ImportError, *own
 
 
@@ -147,5 +150,5 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], None], str]] = {
     "ablate": (_at_call("ablate"), "train a grid of presets, cores, tasks and seeds"),
     "list": (_list, "cores, encoders, envs, games, presets, ablations, agents"),
     "doctor": (_doctor, "versions, and a self-check of every part"),
-    "bench": (_bench, "measure speed on this machine: training, kernels"),
+    "bench": (_bench, "measure speed on this machine: training, envs, cores, kernels"),
 }

@@ -16,25 +16,28 @@ An op is timed only if its outputs and gradients are those of the reference in f
 """
 
 import argparse
-import importlib.util
 import statistics
 import sys
-import time
-from collections.abc import Callable
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import Any, Final, Literal
 
 import torch
-from torch import Tensor
 
+from fwp_rl.bench.contenders import (
+    Shape,
+    contenders,
+    copy,
+    moved_bytes,
+    peers,
+    product,
+    seconds_of,
+)
+from fwp_rl.bench.names import check_names
 from fwp_rl.config import ConfigError
 from fwp_rl.kernels import OPS, BackendError, backend_status
-from fwp_rl.kernels.op import Op
-from fwp_rl.kernels.samples import errors, flat, leaves_of, make_inputs
+from fwp_rl.kernels.samples import errors, make_inputs
 from fwp_rl.machine import facts, keep_freed_memory
-from fwp_rl.registry import suggestion
 from fwp_rl.runs.files import write_json
 
 __all__ = ["Shape", "bench_kernels", "moved_bytes", "peers", "sizes"]
@@ -43,10 +46,6 @@ ROUNDS = 5
 TOLERANCE = 2e-4
 """Of float32 against the reference in float64, relative to a tensor's largest entry."""
 COLUMNS_CHECKED = 8
-
-Shape = tuple[int, int, int, int]
-"""T steps, B columns, H heads, K = V = D."""
-
 
 ACTING: Final[Shape] = (1, 32, 4, 32)
 LEARNING: Final[tuple[Shape, ...]] = ((20, 32, 4, 32), (64, 16, 8, 64), (128, 8, 4, 64))
@@ -72,10 +71,7 @@ def bench_kernels(
         quick: Tiny shapes, a moment each: shows that all of it runs, times nothing.
         json: Also write the figures to this file.
     """
-    for name in ops:
-        if name not in OPS:
-            hint = suggestion(name, OPS)
-            raise ConfigError(f"ops: unknown op {name!r}. {hint} Known: {', '.join(OPS)}")
+    check_names("ops", "op", ops, OPS)
     fused = "numba" if device == "cpu" else "cuda"
     if not backend_status()[fused].available:
         raise BackendError(f"backend {fused!r} is not available: {backend_status()[fused].reason}")
@@ -145,20 +141,20 @@ def _measure(name: str, shape: Shape, device: str, fused: str, seconds: float) -
     """Medians over the rounds, in each of which every contender runs for so many seconds."""
     op, (T, B, H, D) = OPS[name], shape
     inputs = make_inputs(op, sizes(shape), device=device)
-    runs = _contenders(name, shape, device, fused, inputs)
-    product, product_work = _product(device)
-    copy, copied = _copy(device)
-    runs |= {"matrix product": product, "copy": copy}
+    runs = contenders(name, shape, device, fused, inputs)
+    multiply, product_work = product(device)
+    move, copied = copy(device)
+    runs |= {"matrix product": multiply, "copy": move}
     # By turns, each for as long: the machine's clock and company change from second to second, so
     # only times of one round are comparable, and every ratio is taken within a round.
     with torch.set_grad_enabled(T > 1):
         repeats = {}
         for contender, run in runs.items():
             run()  # compiles
-            repeats[contender] = max(1, int(seconds / _seconds(run, 1, device)))
+            repeats[contender] = max(1, int(seconds / seconds_of(run, 1, device)))
         rounds = [
             {
-                contender: _seconds(run, repeats[contender], device)
+                contender: seconds_of(run, repeats[contender], device)
                 for contender, run in runs.items()
             }
             for _ in range(ROUNDS)
@@ -195,107 +191,6 @@ def _measure(name: str, shape: Shape, device: str, fused: str, seconds: float) -
         "targets": _targets(name, shape) if device == "cpu" else {},
         "rounds": rounds,
     }
-
-
-def _contenders(
-    name: str, shape: Shape, device: str, fused: str, inputs: dict[str, Any]
-) -> dict[str, Callable[[], object]]:
-    op, T = OPS[name], shape[0]
-    leaves = leaves_of(inputs) if T > 1 else []
-    backends = [fused, "reference", *(["chunkwise"] if name == "fast_weight" else [])]
-    runs: dict[str, Callable[[], object]] = {
-        backend: partial(_pass, partial(op.run, **inputs, backend=backend), leaves)
-        for backend in backends
-    }
-    others = peers(name, shape, device, inputs)
-    return runs | {peer: partial(_pass, *other) for peer, other in others.items()}
-
-
-def peers(
-    name: str, shape: Shape, device: str, inputs: dict[str, Any]
-) -> dict[str, tuple[Callable[[], Any], list[Tensor]]]:
-    """What an op is compared with that is not ours, by name: its forward pass, and where T > 1 the
-    leaves of its backward pass."""
-    T, B, H, D = shape
-    learning = T > 1
-    lstm = torch.nn.LSTM(H * D, H * D).to(device)
-    x, h, c = (torch.randn(n, B, H * D, device=device, requires_grad=learning) for n in (T, 1, 1))
-    lstm_leaves = [x, h, c, *lstm.parameters()] if learning else []
-    found: dict[str, tuple[Callable[[], Any], list[Tensor]]]
-    found = {"lstm": (partial(lstm, x, (h, c)), lstm_leaves)}
-    if device == "cuda" and name == "fast_weight" and importlib.util.find_spec("fla"):
-        try:
-            found["fla"] = _flash_linear_attention(inputs, learning=learning)
-            _pass(*found["fla"])
-        except Exception as error:  # Triton's are of many kinds; the others are timed without it
-            found.pop("fla", None)
-            print(f"flash-linear-attention does not run here: {error!r:.200}", flush=True)
-    return found
-
-
-def _pass(forward: Callable[[], Any], leaves: list[Tensor]) -> object:
-    """Forward and, where there are leaves, backward from every result."""
-    results = flat(forward())
-    if not leaves:
-        return results
-    return torch.autograd.grad(results, leaves, [torch.ones_like(x) for x in results])
-
-
-def _flash_linear_attention(
-    inputs: dict[str, Any], *, learning: bool
-) -> tuple[Callable[[], Any], list[Tensor]]:
-    from fla.ops.delta_rule import fused_recurrent_delta_rule  # type: ignore[import-not-found]
-
-    q, k, v, beta = (
-        inputs[name].detach().transpose(0, 1).contiguous() for name in ("q", "k", "v", "beta")
-    )
-    leaves = [q, k, v, beta, inputs["state"].detach().mT.contiguous()]
-    for x in leaves:
-        x.requires_grad_(learning)
-    forward = partial(
-        fused_recurrent_delta_rule,
-        *(q, k, v, beta),
-        scale=1.0,
-        initial_state=leaves[-1],
-        output_final_state=True,
-    )
-    return forward, leaves if learning else []
-
-
-def _product(device: str) -> tuple[Callable[[], object], int]:
-    """A large float32 matrix product, and its number of operations."""
-    n = 1024 if device == "cpu" else 8192
-    a, b = (torch.randn(n, n, device=device) for _ in range(2))
-    return lambda: torch.mm(a, b), 2 * n**3
-
-
-def _copy(device: str) -> tuple[Callable[[], object], int]:
-    """A copy of more than any cache holds, and the bytes that it reads and writes."""
-    source = torch.ones(2**25 if device == "cpu" else 2**28, device=device)
-    target = torch.empty_like(source)
-    return lambda: target.copy_(source), 2 * source.nbytes
-
-
-def moved_bytes(op: Op, inputs: dict[str, Any], *, learning: bool) -> int:
-    """What the passes read and write at the least: inputs and results, and backward the inputs once
-    more, the gradients of the results and those of the inputs."""
-    with torch.no_grad():
-        results = sum(x.nbytes for x in flat(op.run(**inputs)))
-    given = sum(x.nbytes for x in flat(inputs))
-    return 3 * given + 2 * results if learning else given + results
-
-
-def _seconds(run: Callable[[], object], repeats: int, device: str) -> float:
-    """Of one call, in the mean over ``repeats``, after one that brings caches and threads over from
-    the contender before."""
-    synchronize: Callable[[], None] = torch.cuda.synchronize if device == "cuda" else lambda: None
-    run()
-    synchronize()
-    start = time.perf_counter()
-    for _ in range(repeats):
-        run()
-    synchronize()
-    return (time.perf_counter() - start) / repeats
 
 
 def _targets(op: str, shape: Shape) -> dict[str, float]:

@@ -1,186 +1,151 @@
-"""Environment steps per second of whole training runs, and what the core costs of them."""
+"""``fwp-rl bench training``: whole training runs, beside their floor and beside other processes.
 
-import contextlib
-import dataclasses
-import io
-import multiprocessing
-import statistics
+All that is compared takes turns within a round, and every ratio is taken within a round: the
+machine's clock and company change from minute to minute.
+"""
+
 import tempfile
-import time
 from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import torch
 from rich.console import Console
-from rich.table import Table
 
 from fwp_rl.agents.impala import IMPALAConfig
-from fwp_rl.agents.ppo import PPOConfig
-from fwp_rl.cores import CORES, build_core
-from fwp_rl.envs.atari import AtariConfig
+from fwp_rl.bench.beside import products_per_second
+from fwp_rl.bench.figures import figures, stages
+from fwp_rl.bench.floor import measure_parts
+from fwp_rl.bench.processes import busy, fresh
+from fwp_rl.bench.runs import LEAST_STEPS, WARM_UP, AgentConfig, Task, measure, plan, task_config
+from fwp_rl.bench.sheets import training_sheets
+from fwp_rl.evaluation.results import check_writable
 from fwp_rl.machine import choose_device, facts
-from fwp_rl.models.base import ENCODERS
-from fwp_rl.models.policy import Policy, has_bfloat16
-from fwp_rl.runs.config import TrainConfig
-from fwp_rl.runs.files import write_json
-from fwp_rl.runs.metrics import read_metrics
-from fwp_rl.runs.presets import load_preset
-from fwp_rl.types import State
+from fwp_rl.models.policy import has_bfloat16
+from fwp_rl.reports.plots import new_figure
+from fwp_rl.reports.stages import draw_stages
+from fwp_rl.runs.files import write_file, write_json
 
-__all__ = ["bench_training"]
+__all__ = ["Extent", "bench_training", "circumstances", "measured"]
 
-ITERATION = 2048
-"""Steps that are called an iteration: a rollout of PPO at the default sizes."""
-WARM_UP = 2
-"""First iterations of a run, left out: they compile kernels and fill caches."""
+
+@dataclass(frozen=True, kw_only=True)
+class Extent:
+    """How much is measured of each run."""
+
+    iterations: int
+    least_steps: int = LEAST_STEPS
+    control_seconds: float = 3.0
 
 
 def bench_training(
     cores: Sequence[str],
+    task: Task,
+    extent: Extent,
     *,
-    agent: Literal["ppo", "impala"],
-    encoder: Literal["nature_cnn", "impala_resnet"],
-    game: str,
-    num_envs: int | None,
-    iterations: int,
     rounds: int,
-    output: Path | None,
+    against_floor: bool = False,
+    beside: int = 0,
+    output: Path | None = None,
+    figure: Path | None = None,
 ) -> None:
-    """Measure and print steps per second, as ``commands.training`` says."""
-    base: PPOConfig | IMPALAConfig = PPOConfig()
-    if agent == "impala":
-        preset = load_preset("impala_cpu")
-        assert isinstance(preset, IMPALAConfig)
-        base = preset
+    """Measure, print and write, as ``commands.training`` says."""
     configs = {
-        name: dataclasses.replace(
-            base,
-            env=AtariConfig(game=game),
-            encoder=ENCODERS[encoder](),
-            core=CORES[name](),
-            num_envs=num_envs or base.num_envs,
-            # dummy steps do not count, so the last iteration may need a little more
-            total_steps=(iterations + WARM_UP) * ITERATION,
-            anneal_learning_rate=False,
-            checkpoint_minutes=60,
-            evaluation_games=0,
-            video=False,
-            plain=True,
-        )
+        name: task_config(task, name, iterations=extent.iterations, least=extent.least_steps)
         for name in cores
     }
+    check_outputs(output, figure)
     console = Console()
-    runs: dict[str, list[dict[str, float]]] = {name: [] for name in configs}
-    # a fresh process per run: threads and allocator start alike for each
-    with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
-        for round_ in range(rounds):
-            for name, config in configs.items():
-                runs[name].append(pool.apply(_measure, (config,)))
-                speed = runs[name][-1]["steps_per_second"]
-                console.print(f"round {round_ + 1} of {rounds}: {name} {speed:.0f} steps/s")
-    figures = {
-        name: {key: statistics.median(run[key] for run in measured) for key in measured[0]}
-        for name, measured in runs.items()
+    result: dict[str, Any] = {
+        "benchmark": "training",
+        **circumstances(task, next(iter(configs.values()))),
+        "iterations": extent.iterations,
+        "beside_processes": beside,
+        "runs": {name: [] for name in configs},
     }
-    columns = next(iter(configs.values())).num_envs
-    console.print(_table(figures, f"{agent}, {encoder}, {game}, {columns} environments"))
-    if output is not None:
-        device = choose_device("auto")
-        write_json(
-            output,
-            {
-                "benchmark": "training",
-                "agent": agent,
-                "encoder": encoder,
-                "game": game,
-                "num_envs": columns,
-                "iterations": iterations,
-                "rounds": rounds,
-                "median": figures,
-                "runs": runs,
-                **facts(device),
-                "bfloat16": has_bfloat16(device),
-                "date": datetime.now(UTC).isoformat(timespec="seconds"),
-            },
-        )
+    if against_floor:
+        result["floor"] = {name: [] for name in configs}
+    if beside:
+        result["beside"] = {name: [] for name in configs}
+        result["control"] = {"alone": [], "beside": []}
+
+    def say(text: str) -> None:
+        console.print(f"round {round_ + 1} of {rounds}: {text}", highlight=False)
+
+    for round_ in range(rounds):
+        _round(result, configs, extent, say)
+        result |= {"rounds": round_ + 1, "figures": figures(result)}
+        if output is not None:  # after every round: a run that is cut short keeps what it has
+            write_json(output, result)
+    for sheet in training_sheets(result):
+        console.print(sheet.table())
+    if figure is not None:
+        title = f"An iteration of {result['agent']}, {result['encoder']}, {result['game']}"
+        write_file(figure, draw_stages(stages(result), title=title, label="seconds"))
 
 
-def _measure(config: TrainConfig) -> dict[str, float]:
-    """One training run: steps over seconds after the warm-up, and where the time went. The shares
-    of acting and environment are of the actors' time, where these are threads of their own."""
+def _round(
+    result: dict[str, Any],
+    configs: dict[str, AgentConfig],
+    extent: Extent,
+    say: Callable[[str], None],
+) -> None:
+    """Everything once, each measurement in a fresh process."""
+    for name, config in configs.items():
+        run = measured(config, extent.least_steps, core=True)
+        result["runs"][name].append(run)
+        say(f"{name} {run['steps_per_second']:.0f} steps/s")
+        if "floor" in result:
+            parts = fresh(measure_parts, config)
+            result["floor"][name].append(parts)
+            floor = sum(min(splits.values()) for splits in parts.values())
+            say(f"{name} {run['seconds']:.3f} s an iteration, floor {floor:.3f} s")
+    if "beside" not in result:
+        return
+    control = partial(fresh, products_per_second, extent.control_seconds)
+    result["control"]["alone"].append(control())
+    with busy(result["beside_processes"]) as processes:
+        say(f"beside {len(processes)} busy: {', '.join(map(str, processes))}")
+        for name, config in configs.items():
+            run = measured(config, extent.least_steps, core=False)
+            result["beside"][name].append(run)
+            say(f"{name} {run['steps_per_second']:.0f} steps/s beside them")
+        result["control"]["beside"].append(control())
+
+
+def measured(
+    config: AgentConfig, least_steps: int, *, core: bool, warm_up: int = WARM_UP
+) -> dict[str, float]:
+    """What a training run shows, in a process of its own. Raises MeasurementError."""
+    one = plan(config)
+    warm = warm_up * max(one.num_envs * one.steps, least_steps)
     with tempfile.TemporaryDirectory() as folder:
-        run = Path(folder) / "run"
-        with contextlib.redirect_stdout(io.StringIO()):  # the table at the end is what counts
-            dataclasses.replace(config, run_dir=str(run)).train()
-        rows = read_metrics(run / "metrics.jsonl")
-    # dummy steps do not count: an iteration may end a little before its 2,048th step
-    rows = [row for row in rows if row["step"] >= (WARM_UP - 0.5) * ITERATION]
-    seconds = rows[-1]["time"] - rows[0]["time"]
-    figures = {"steps_per_second": (rows[-1]["step"] - rows[0]["step"]) / seconds}
-    for activity in ("acting", "environment", "learning"):
-        # a batch of IMPALA's that took from no new unroll knows nothing of its actors
-        shares = [row[name] for row in rows[1:] if (name := f"time/{activity}") in row]
-        figures[activity] = statistics.fmean(shares)
-    if isinstance(config, PPOConfig):
-        per_iteration = config.num_envs * config.rollout_length
-        figures["core"] = _core_seconds(config) * figures["steps_per_second"] / per_iteration
-    return figures
+        return fresh(measure, config, Path(folder), warm, core)
 
 
-def _core_seconds(config: PPOConfig) -> float:
-    """Seconds that the core alone takes of one iteration, timed by itself at the same shapes."""
+def check_outputs(output: Path | None, figure: Path | None = None) -> None:
+    """Before anything is measured: OSError where a file cannot be written, ImportError where there
+    is nothing to draw with."""
+    for file in (output, figure):
+        if file is not None:
+            check_writable(file)
+    if figure is not None:
+        new_figure((1, 1))
+
+
+def circumstances(task: Task, config: AgentConfig) -> dict[str, Any]:
+    """What was measured, where and when."""
     device = choose_device(config.device)
-    policy = Policy(config, config.env.spec())
-    core = build_core(config.core, policy.core.input_size).to(device)
-
-    def inputs(steps: int, columns: int) -> tuple[torch.Tensor, State, torch.Tensor]:
-        # the encoder needs the gradient of x, so it is part of the cost
-        x = torch.randn(steps, columns, core.input_size, device=device, requires_grad=True)
-        reset = torch.zeros(steps, columns, dtype=torch.bool, device=device)
-        reset[steps // 2, 0] = True
-        return x, core.initial_state(columns, device), reset
-
-    one_step = inputs(1, config.num_envs)
-    minibatch = inputs(config.rollout_length, config.num_envs // config.minibatches)
-
-    def act() -> None:
-        with torch.no_grad():
-            core(*one_step)
-
-    def learn() -> None:
-        core(*minibatch)[0].sum().backward()
-
-    acting = (config.rollout_length + 1) * _seconds(act, 50)
-    return acting + config.epochs * config.minibatches * _seconds(learn, 10)
-
-
-def _seconds(run: Callable[[], None], repeats: int) -> float:
-    run()
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        run()
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
-
-
-def _table(figures: dict[str, dict[str, float]], title: str) -> Table:
-    first: dict[str, Any] = next(iter(figures.values()))
-    table = Table("core", title=title, title_justify="left")
-    headers = ["steps/s", "ratio", "acting", "environment", "learning"]
-    if "core" in first:
-        headers.append("of it all: core")
-    for name in headers:
-        table.add_column(name, justify="right")
-    for name, row in figures.items():
-        table.add_row(
-            name,
-            f"{row['steps_per_second']:.0f}",
-            f"{row['steps_per_second'] / first['steps_per_second']:.2f}",
-            *(f"{100 * share:.0f} %" for key, share in row.items() if key != "steps_per_second"),
-        )
-    return table
+    one = plan(config)
+    return {
+        **asdict(task),
+        "num_envs": one.num_envs,
+        "unroll": one.steps,
+        "passes": one.passes,
+        "actors": config.actors.count if isinstance(config, IMPALAConfig) else 0,
+        **facts(device),
+        "bfloat16": task.precision != "float32" and has_bfloat16(device),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
