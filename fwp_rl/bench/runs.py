@@ -7,7 +7,7 @@ import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -88,7 +88,9 @@ def task_config(
         preset = load_preset("impala_cpu")
         assert isinstance(preset, IMPALAConfig)
         base = preset
-    unroll = {"ppo": "rollout_length", "impala": "unroll_length"}[task.agent]
+    given: dict[str, Any] = {}
+    if task.unroll:
+        given["rollout_length" if task.agent == "ppo" else "unroll_length"] = task.unroll
     config = dataclasses.replace(
         base,
         env=AtariConfig(game=task.game),
@@ -102,7 +104,7 @@ def task_config(
         evaluation_games=0,
         video=False,
         plain=True,
-        **({unroll: task.unroll} if task.unroll else {}),
+        **given,
     )
     unrolls = config.num_envs * plan(config).steps
     steps = (iterations + warm_up) * max(unrolls, least)

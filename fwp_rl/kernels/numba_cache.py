@@ -103,7 +103,7 @@ def _remove_unused(parent: Path) -> None:
                 shutil.rmtree(used.parent, ignore_errors=True)
 
 
-class KernelLocator(_CacheLocator):  # type: ignore[misc]
+class KernelLocator(_CacheLocator):
     """Where numba keeps a kernel of this package: under its place in the package.
 
     numba's own locators name a folder by the file's whole path, so each checkout and environment

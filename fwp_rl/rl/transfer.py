@@ -78,7 +78,7 @@ def copy_all(sources: Sequence[Tensor], targets: Sequence[Tensor]) -> None:
     devices = {x.device for x in (*sources, *targets)}
     with torch.no_grad():
         if len(devices) == 1:
-            torch._foreach_copy_(targets, sources)
+            torch._foreach_copy_(list(targets), list(sources))
         else:
             for source, target in zip(sources, targets, strict=True):
                 target.copy_(source, non_blocking=True)
