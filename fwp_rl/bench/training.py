@@ -20,7 +20,7 @@ from fwp_rl.agents.impala import IMPALAConfig
 from fwp_rl.agents.ppo import PPOConfig
 from fwp_rl.cores import CORES, build_core
 from fwp_rl.envs.atari import AtariConfig
-from fwp_rl.machine import choose_device, facts
+from fwp_rl.machine import choose_device, facts, set_gpu_arithmetic
 from fwp_rl.models.base import ENCODERS
 from fwp_rl.models.policy import Policy, has_bfloat16
 from fwp_rl.runs.config import TrainConfig
@@ -88,6 +88,7 @@ def bench_training(
     console.print(_table(figures, f"{agent}, {encoder}, {game}, {columns} environments"))
     if output is not None:
         device = choose_device("auto")
+        set_gpu_arithmetic(next(iter(configs.values())).matmul_precision)  # as in their processes
         write_json(
             output,
             {
