@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from fwp_rl.config import ConfigError
 from fwp_rl.registry import shown
@@ -33,6 +33,7 @@ __all__ = [
     "keep_freed_memory",
     "limit_threads",
     "processor",
+    "set_gpu_arithmetic",
     "usable_cores",
     "versions",
 ]
@@ -40,6 +41,7 @@ __all__ = [
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 _ONE_GIB = 1 << 30
 _SHARE = "FWP_RL_CORES"
+_PRECISIONS = ("float32", "tf32")
 _PACKAGES = ("fwp-rl", "torch", "numpy", "numba", "envpool", "ale-py", "gymnasium")
 
 
@@ -71,6 +73,24 @@ def choose_device(name: str, *, field: str = "device") -> torch.device:
         instead = "a smaller number" if count else f"--{field} cpu"
         raise ConfigError(f"{field}: got {name!r}, but torch finds {have} here; use {instead}")
     return device
+
+
+def set_gpu_arithmetic(matmul_precision: Literal["float32", "tf32"]) -> None:
+    """How this process computes on CUDA devices from now on. A CPU computes as before, bit for bit.
+
+    matmul_precision  of all products of float32: torch's linear layers and cuDNN's convolutions,
+                      LSTM and GRU alike. By default torch takes float32 for its own, and TF32 for
+                      cuDNN's: a recurrent net is then faster, and rougher, than what it is compared
+                      with
+
+    cuDNN times its convolutions at the first call of each shape and keeps the fastest: shapes here
+    are few and stay the same. Not where it was told to be deterministic.
+    """
+    import torch
+
+    torch.backends.cuda.matmul.allow_tf32 = matmul_precision == "tf32"
+    torch.backends.cudnn.allow_tf32 = matmul_precision == "tf32"
+    torch.backends.cudnn.benchmark = not torch.backends.cudnn.deterministic
 
 
 def usable_cores(root: Path = Path("/")) -> int:
@@ -189,7 +209,8 @@ def facts(device: torch.device | str = "cpu") -> dict[str, Any]:
     """``machine``, ``versions``, ``commit`` and ``dirty``: what a result is told apart by later, as
     JSON. Other numbers of threads add up in another order: results differ in their last bits.
 
-    device  where it was computed; a GPU is named only if it was used, for asking starts CUDA
+    device  where it was computed; a GPU is named only if it was used, for asking starts CUDA, and
+            with it how its products of float32 are computed
     """
     import torch
 
@@ -201,6 +222,10 @@ def facts(device: torch.device | str = "cpu") -> dict[str, Any]:
     }
     if torch.device(device).type == "cuda":
         machine["gpu"] = torch.cuda.get_device_name(device)
+        ours, cudnn = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+        machine["matmul_precision"] = _PRECISIONS[ours]
+        machine["cudnn_precision"] = _PRECISIONS[cudnn]
+        machine["cudnn_benchmark"] = torch.backends.cudnn.benchmark
     return {"machine": machine, "versions": versions(), "commit": commit(), "dirty": dirty()}
 
 

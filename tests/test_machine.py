@@ -3,7 +3,9 @@
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -12,9 +14,16 @@ import fwp_rl
 from fwp_rl import machine
 from fwp_rl.agents.ppo import PPOConfig
 from fwp_rl.config import ConfigError
-from fwp_rl.machine import choose_device, cpu_threads, facts, usable_cores
+from fwp_rl.cores.rnn import LSTMConfig
+from fwp_rl.envs.toy import RecallConfig
+from fwp_rl.evaluation import make_actor
+from fwp_rl.machine import choose_device, cpu_threads, facts, set_gpu_arithmetic, usable_cores
+from fwp_rl.models.encoders import MLPConfig, NatureCNNConfig
+from fwp_rl.models.policy import Policy, PolicyConfig
 from fwp_rl.rl.actors import ActorsConfig
+from fwp_rl.runs.presets import experiment
 from fwp_rl.training.session import TrainingSession
+from fwp_rl.types import EnvSpec, Observation
 
 
 @pytest.mark.parametrize("name", ["tpu", "cuda:", "cuda:-1", "cuda:x", "meta", "", "CPU", "cpu:0"])
@@ -196,9 +205,80 @@ def test_what_results_carry() -> None:
     assert "gpu" not in known["machine"]
 
 
-def test_a_gpu_is_named_where_it_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def arithmetic() -> Iterator[None]:
+    """Puts torch's settings back as they were."""
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark, cudnn.deterministic
+    yield
+    matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark, cudnn.deterministic = before
+
+
+@pytest.mark.usefixtures("arithmetic")
+@pytest.mark.parametrize("precision", ["float32", "tf32"])
+def test_a_gpu_is_named_where_it_computed_with_how_it_multiplies(
+    precision: Literal["float32", "tf32"], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"the GPU of {device}")
-    assert facts(torch.device("cuda:1"))["machine"]["gpu"] == "the GPU of cuda:1"
+    set_gpu_arithmetic(precision)
+    known = facts(torch.device("cuda:1"))["machine"]
+    assert known["gpu"] == "the GPU of cuda:1"
+    assert known["matmul_precision"] == known["cudnn_precision"] == precision
+    assert known["cudnn_benchmark"]
+    assert "matmul_precision" not in facts("cpu")["machine"]
+
+
+@pytest.mark.usefixtures("arithmetic")
+def test_who_asks_for_the_same_bits_gets_no_timed_convolutions() -> None:
+    torch.backends.cudnn.deterministic = True
+    set_gpu_arithmetic("float32")
+    assert not torch.backends.cudnn.benchmark
+
+
+@pytest.mark.usefixtures("arithmetic")
+@pytest.mark.parametrize("precision", ["float32", "tf32"])
+def test_training_and_evaluation_multiply_as_the_config_says(
+    precision: Literal["float32", "tf32"],
+) -> None:
+    config = PPOConfig(device="cpu", keep_memory=False, matmul_precision=precision)
+    assert experiment(config)["matmul_precision"] == precision, "it is no bookkeeping"
+    other: Literal["float32", "tf32"] = "tf32" if precision == "float32" else "float32"
+
+    def in_force() -> list[bool]:
+        return [torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32]
+
+    set_gpu_arithmetic(other)
+    TrainingSession(config)
+    assert in_force() == [precision == "tf32"] * 2
+    set_gpu_arithmetic(other)
+    env = RecallConfig().make(1, [0])
+    policy = Policy(PolicyConfig(encoder=MLPConfig(), matmul_precision=precision), env.spec)
+    make_actor(policy, env, greedy=True, seed=0, device=torch.device("cpu"))
+    assert in_force() == [precision == "tf32"] * 2
+
+
+@pytest.mark.usefixtures("arithmetic")
+def test_a_cpu_computes_the_same_bits_either_way() -> None:
+    spec = EnvSpec(name="screens", observation_shape=(4, 36, 36), num_actions=3)
+    torch.manual_seed(0)
+    config = PolicyConfig(encoder=NatureCNNConfig(), core=LSTMConfig(), precision="float32")
+    policy = Policy(config, spec)
+    observation = Observation(
+        obs=torch.randint(256, (3, 2, 4, 36, 36), dtype=torch.uint8),
+        reset=torch.zeros(3, 2, dtype=torch.bool),
+        last_reward=torch.zeros(3, 2),
+        last_action=torch.zeros(3, 2, dtype=torch.int64),
+    )
+
+    def results() -> list[torch.Tensor]:
+        output = policy(observation, policy.initial_state(2))
+        loss = output.logits.square().sum() + output.value.sum()
+        return [output.logits, *torch.autograd.grad(loss, list(policy.parameters()))]
+
+    set_gpu_arithmetic("float32")
+    exact = results()
+    set_gpu_arithmetic("tf32")
+    assert all(map(torch.equal, results(), exact))
 
 
 def test_the_commit_is_that_of_the_checkout_and_of_no_repository_around_an_installation(

@@ -10,6 +10,8 @@
 | tests     | ``pytest -m gpu``                                                                    |
 | times     | acting, forward and backward of every op, by events and by graph replay, beside the  |
 |           | copy floor, cuDNN's LSTM and, where it is installed, flash-linear-attention          |
+| policy    | recurrent nets with resets, what a policy launches and waits for, error and speed of |
+|           | TF32, convolutions as cuDNN chooses them and as it times them                        |
 | memcheck, racecheck | compute-sanitizer, where it is installed, on a small part of the tests     |
 | agents    | a short PPO and a short IMPALA on the device, where their packages are installed     |
 
@@ -49,6 +51,7 @@ STAGES: Final = {
     "smoke": 120,
     "tests": 200,
     "times": 90,
+    "policy": 40,
     "memcheck": 90,
     "racecheck": 110,
     "agents": 120,
@@ -298,6 +301,7 @@ RUN: Final[dict[str, Callable[[Check, str], None]]] = {
     "smoke": _cases,
     "tests": _tests,
     "times": _cases,
+    "policy": _cases,
     "memcheck": _sanitizer,
     "racecheck": _sanitizer,
     "agents": _agents,

@@ -1,4 +1,5 @@
-"""What ``fwp_rl.bench.gpu`` shows in processes of its own: whether each op is right, and its times.
+"""What ``fwp_rl.bench.gpu`` shows in processes of its own: whether each op is right, its times, and
+what ``gpu_policy`` has.
 
     python -m fwp_rl.bench.gpu_cases smoke --device cuda --ops fast_weight --skip 0
 
@@ -8,18 +9,19 @@ for its result, {"case": name, ...}, with "problem" where it failed.
 
 import argparse
 import json
-import statistics
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from importlib import import_module
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import torch
 from torch import Tensor
 
+from fwp_rl.bench.gpu_measure import Case, milliseconds
+from fwp_rl.bench.gpu_policy import policy_cases
 from fwp_rl.bench.kernels import Shape, moved_bytes, peers, sizes
 from fwp_rl.kernels import OPS, nvrtc
 from fwp_rl.kernels.samples import doubled, flat, leaves_of, make_inputs, outcome
@@ -45,13 +47,6 @@ TIMED: Final[dict[str, tuple[Shape, ...]]] = {
     ),
     "cpu": ((1, 2, 2, 8), (5, 2, 2, 8)),
 }
-
-
-class Case(NamedTuple):
-    """One thing to show, in a child process; ``name`` says it all."""
-
-    name: str
-    run: Callable[[], dict[str, Any]]
 
 
 def run_cases(stage: str, device: str, ops: Sequence[str], skip: int) -> None:
@@ -221,7 +216,7 @@ def _time_cases(device: str, ops: Sequence[str]) -> Iterator[Case]:
 def _copy_speed(device: str) -> dict[str, Any]:
     source = torch.ones(2**28 if device == "cuda" else 2**20, device=device)
     target = torch.empty_like(source)
-    seconds = _milliseconds(lambda: target.copy_(source), device) / 1000
+    seconds = milliseconds(lambda: target.copy_(source), device) / 1000
     speed = 2 * source.nbytes / seconds
     return {"bytes_per_second": speed, "said": f"{speed / 1e9:,.0f} GB/s, read and written"}
 
@@ -243,7 +238,7 @@ def _timed(op: str, shape: Shape, dtype: str, device: str) -> dict[str, Any]:
         ways = [("forward", []), ("forward_backward", its_leaves)]
         for way, wanted in ways if its_leaves else ways[:1]:
             work = partial(_passes, forward, wanted)
-            facts[f"{name}_{way}"] = _milliseconds(work, device)
+            facts[f"{name}_{way}"] = milliseconds(work, device)
             if device == "cuda":
                 facts[f"{name}_{way}_graph"] = _graph_milliseconds(work)
     best = min(x for name, x in facts.items() if "_forward" in name and isinstance(x, float))
@@ -259,35 +254,16 @@ def _without_tf32(forward: Callable[[], Any]) -> Any:
 def _graph_milliseconds(work: Callable[[], list[Tensor]]) -> float | str:
     """Of a replay; why there is none, where the work cannot be captured."""
     try:
-        return _milliseconds(_graph(work)[0], "cuda")
+        return milliseconds(_graph(work)[0], "cuda")
     except RuntimeError as error:
         torch.cuda.synchronize()
         return str(error).partition("\n")[0][:200]
 
 
-def _milliseconds(work: Callable[[], object], device: str, rounds: int = 9) -> float:
-    """Median over rounds; by events on a GPU, which leaves out what the host does meanwhile."""
-    work()
-    work()
-    times = []
-    for _ in range(rounds):
-        if device == "cuda":
-            begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            begin.record()
-            work()
-            end.record()
-            end.synchronize()
-            times.append(begin.elapsed_time(end))
-        else:
-            start = time.perf_counter()
-            work()
-            times.append(1000 * (time.perf_counter() - start))
-    return float(statistics.median(times))
-
-
 STAGES: Final[dict[str, Callable[[str, Sequence[str]], Iterator[Case]]]] = {
     "smoke": _smoke_cases,
     "times": _time_cases,
+    "policy": lambda device, ops: policy_cases(device),
 }
 
 

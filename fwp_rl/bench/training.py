@@ -22,7 +22,7 @@ from fwp_rl.bench.processes import busy, fresh
 from fwp_rl.bench.runs import LEAST_STEPS, WARM_UP, AgentConfig, Task, measure, plan, task_config
 from fwp_rl.bench.sheets import training_sheets
 from fwp_rl.evaluation.results import check_writable
-from fwp_rl.machine import choose_device, facts
+from fwp_rl.machine import choose_device, facts, set_gpu_arithmetic
 from fwp_rl.models.policy import has_bfloat16
 from fwp_rl.reports.plots import new_figure
 from fwp_rl.reports.stages import draw_stages
@@ -138,6 +138,7 @@ def check_outputs(output: Path | None, figure: Path | None = None) -> None:
 def circumstances(task: Task, config: AgentConfig) -> dict[str, Any]:
     """What was measured, where and when."""
     device = choose_device(config.device)
+    set_gpu_arithmetic(config.matmul_precision)  # as in the runs' processes
     one = plan(config)
     return {
         **asdict(task),

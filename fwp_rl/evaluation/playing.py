@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from fwp_rl.envs import EnvConfig, Game, VectorEnv
 from fwp_rl.envs.base import normalized_score
+from fwp_rl.machine import set_gpu_arithmetic
 from fwp_rl.models.policy import Policy
 from fwp_rl.rl.collector import Actor
 from fwp_rl.rl.pulse import Pulse
@@ -97,7 +98,8 @@ def make_actor(
     device: torch.device,
     pulse: Pulse | None = None,
 ) -> Actor:
-    """A policy at play, with action draws of its own."""
+    """A policy at play, with action draws of its own; computes as its config says."""
+    set_gpu_arithmetic(policy.config.matmul_precision)
     generator = torch.Generator(device).manual_seed(derive_seed(seed, "evaluation-actions"))
     return Actor(policy.to(device), env, generator=generator, greedy=greedy, pulse=pulse)
 

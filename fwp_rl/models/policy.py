@@ -38,6 +38,10 @@ class PolicyConfig:
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Arithmetic of the encoder; auto is bfloat16 where the hardware computes in it, else float32.
     Core, heads and losses are always float32."""
+    matmul_precision: Literal["float32", "tf32"] = "float32"
+    """Products of float32 on a GPU, the same for every core: tf32 rounds their factors to 10 bits
+    of mantissa for the sake of speed, on NVIDIA's from 2020 on. Not in the fast weight kernels, and
+    never on a CPU."""
 
     def __post_init__(self) -> None:
         check_ranges(self)

@@ -18,7 +18,12 @@ import torch
 
 from fwp_rl.cores import CORES
 from fwp_rl.envs import Game
-from fwp_rl.machine import choose_device, keep_freed_memory, limit_threads
+from fwp_rl.machine import (
+    choose_device,
+    keep_freed_memory,
+    limit_threads,
+    set_gpu_arithmetic,
+)
 from fwp_rl.models.policy import Policy
 from fwp_rl.rl.collector import Stopwatch
 from fwp_rl.rl.pulse import Pulse
@@ -78,6 +83,7 @@ class TrainingSession:
         self.config = config
         self.resume = resume
         self.device = choose_device(config.device)
+        set_gpu_arithmetic(config.matmul_precision)
         limit_threads()  # who trains from Python has imported torch before anybody could
         self.step = 0
         """Environment steps with mask 1 so far."""

@@ -60,6 +60,12 @@ def test_a_dry_run_goes_through_every_stage(tmp_path):
     for case in times:
         assert case["numba_forward"] > 0
         assert case["moved_bytes"] > 0
+    policy = {x["case"]: x for x in results if x["stage"] == "policy"}
+    net = policy["lstm, (9, 3), a reset in 20 steps"]
+    assert net["error"] < 1e-5
+    assert min(net["packed_ms"], net["cut_ms"]) > 0
+    for core in ("delta_net", "lstm"):  # nothing of it changes what a CPU computes
+        assert policy[f"{core}, TF32"]["tf32_error"] == policy[f"{core}, TF32"]["float32_error"]
     (training,) = [x for x in results if x["stage"] == "agents" and x["case"] == "PPO"]
     assert training["steps"] >= 4096
     assert training["ratio_deviation"] < 1e-3
