@@ -57,7 +57,7 @@ class Stopwatch:
 
 def casting_weights_once(device: torch.device) -> AbstractContextManager[Any]:
     """While in here, weights that are used in bfloat16 are cast once, and not at each call of the
-    policy: half of an acting step, with a small batch. Nobody may change them meanwhile.
+    policy. Nobody may change them meanwhile.
 
     autocast forgets its casts where the outermost one ends, and this is one that casts nothing.
     """
