@@ -57,7 +57,7 @@ class Stopwatch:
 
 def casting_weights_once(device: torch.device) -> AbstractContextManager[Any]:
     """While in here, weights that are used in bfloat16 are cast once, and not at each call of the
-    policy: half of an acting step, with a small batch. Nobody may change them meanwhile.
+    policy. Nobody may change them meanwhile.
 
     autocast forgets its casts where the outermost one ends, and this is one that casts nothing.
     """
@@ -147,13 +147,8 @@ class Actor:
                 self._parcels = Parcel([obs], self.device), Parcel(beside, self.device)
             of_obs, of_beside = self._parcels
             (obs,), beside = of_obs.send([obs]), of_beside.send(beside)
-        reset, last_reward, last_action = beside
-        return Observation(
-            obs=obs[None],
-            reset=reset[None],
-            last_reward=last_reward[None],
-            last_action=last_action[None],
-        )
+        obs, reset, last_reward, last_action = (x.unsqueeze(0) for x in (obs, *beside))
+        return Observation(obs=obs, reset=reset, last_reward=last_reward, last_action=last_action)
 
     def _answer(self, call: Callable[..., Answer], *given: NDArray[Any]) -> Answer:
         """What the environment answers. RuntimeError where it asks to end the process: that would
