@@ -13,7 +13,6 @@ where vs and A are V-trace's targets and advantages, and R sums (or averages) ov
 the environment did not ignore; then publish the weights to the actors.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
@@ -146,10 +145,9 @@ def train(config: IMPALAConfig, *, resume: Path | None = None) -> Path:
 
             # learn: one gradient step
             with session.stopwatch("learning"):
-                also = {"steps": batch.rollout.mask.sum()}
-                if session.logs_next:
-                    also |= _core_metrics(policy, batch.rollout)
-                metrics = _update(config, policy, descend, batch.rollout, also, step=session.step)
+                metrics = _update(
+                    config, policy, descend, batch.rollout, step=session.step, log=session.logs_next
+                )
                 # publish: an actor takes these weights over before its next unroll. The unrolls
                 # that lie in buffers meanwhile were played by older ones, which V-trace corrects:
                 # about num_envs · actors.buffers / batch_size updates at most (3 by default) where
@@ -185,14 +183,22 @@ def _update(
     policy: Policy,
     descend: Descent,
     rollout: Rollout,
-    also: Mapping[str, Tensor],
     *,
     step: int,
+    log: bool,
 ) -> dict[str, float]:
-    """One gradient step on one batch; returns its metrics, and the scalars in ``also``."""
+    """One gradient step on one batch; returns its metrics, those of the core if they are logged,
+    and the steps that count."""
+    records: dict[str, list[Tensor]] = {}
 
     def loss(part: slice) -> StepLosses:
-        return impala_loss(config, policy, select_columns(rollout, part))
+        # What the core does is told of the first environments: a part of them shows it, and a part
+        # is computed by one thread.
+        with recording() as recorded:
+            losses = impala_loss(config, policy, select_columns(rollout, part))
+        if log and part.start == 0:
+            records.update(recorded)
+        return losses
 
     counted = rollout.mask[config.burn_in :].sum()
     return descend(
@@ -201,7 +207,7 @@ def _update(
         columns=config.batch_size,
         divisor=1 if config.reduction == "sum" else counted,
         step=step,
-        also=also,
+        also=lambda: {"steps": rollout.mask.sum(), **core_metrics(records)},
     )
 
 
@@ -254,13 +260,6 @@ def impala_loss(config: IMPALAConfig, policy: Policy, rollout: Rollout) -> StepL
             maxima={"policy/ratio_deviation": (ratio - 1).abs()},
             explained={"value/explained_variance": (output.value[:-1], target)},
         )
-
-
-def _core_metrics(policy: Policy, rollout: Rollout) -> dict[str, Tensor]:
-    """Of the first step of a batch: what a core records of all of them takes time."""
-    with torch.no_grad(), recording() as records:
-        policy(rollout.observation.map(lambda x: x[:1]), rollout.initial_state)
-    return core_metrics(records)
 
 
 def _lag(batch: Batch, version: int) -> dict[str, float]:

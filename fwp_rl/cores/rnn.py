@@ -208,4 +208,4 @@ class _Packing(NamedTuple):
         """On a device, but for the sizes, by one copy."""
         *moved, sizes = self
         together = torch.cat(moved).to(device, non_blocking=True)
-        return _Packing(*together.split([len(x) for x in moved]), sizes)
+        return _Packing._make([*together.split([len(x) for x in moved]), sizes])

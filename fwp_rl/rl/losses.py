@@ -98,4 +98,6 @@ def _side_by_side(values: Sequence[Any]) -> Any:
         return {name: _side_by_side([value[name] for value in values]) for name in first}
     if isinstance(first, tuple):
         return tuple(_side_by_side(value) for value in zip(*values, strict=True))
+    if len(values) == 1:
+        return first.detach()
     return torch.cat([value.detach() for value in values], dim=1)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from fwp_rl.cores import recording
 from fwp_rl.models.policy import Policy
 from fwp_rl.types import PolicyOutput, Rollout
 
@@ -39,7 +40,7 @@ def replay(policy: Policy, rollout: Rollout, *, start: int, stop: int) -> Policy
     """
     state = rollout.initial_state
     if start:
-        with torch.no_grad():
+        with torch.no_grad(), recording():  # what cores report of these steps is dropped
             state = policy(rollout.observation.map(lambda x: x[:start]), state).state
     output: PolicyOutput = policy(rollout.observation.map(lambda x: x[start:stop]), state)
     return output

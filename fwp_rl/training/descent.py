@@ -86,7 +86,7 @@ class Descent:
         columns: int,
         divisor: Tensor | int,
         step: int,
-        also: Mapping[str, Tensor] | None = None,
+        also: Callable[[], Mapping[str, Tensor]] = dict,
     ) -> dict[str, float]:
         """Take one step down the gradient of a minibatch's loss; returns its metrics.
 
@@ -96,7 +96,7 @@ class Descent:
         divisor  of the sum of all losses: the steps that count in the whole minibatch, for a mean;
                  a minibatch with none has a loss of 0
         step     of the environment, for the learning rate
-        also     scalars to move to the CPU together with the metrics
+        also     scalars to move to the CPU together with the metrics, asked for after the losses
 
         Whatever is raised, the weights are untouched. FloatingPointError where the norm of the
         gradient is not finite.
@@ -108,7 +108,7 @@ class Descent:
             average_gradients(self._policy)
             norm = clip_gradients(self._policy, self._config.max_gradient_norm)
             metrics = numbers(
-                {"optimizer/gradient_norm": norm, **losses.metrics(divisor), **(also or {})}
+                {"optimizer/gradient_norm": norm, **losses.metrics(divisor), **also()}
             )
             if not math.isfinite(metrics["optimizer/gradient_norm"]):
                 raise FloatingPointError(
@@ -155,14 +155,15 @@ class Descent:
             part, gradients = result
             parts.append(part)
             # Into tensors of our own: those of two parameters may share their memory.
-            for n, (total, gradient) in enumerate(zip(self._sums, gradients, strict=True)):
-                if gradient is None:
-                    continue
-                if known[n]:
-                    total.add_(gradient)
-                else:
-                    total.copy_(gradient)
-                    known[n] = True
+            have = [n for n, gradient in enumerate(gradients) if gradient is not None]
+            for write, ns in (
+                (torch._foreach_copy_, [n for n in have if not known[n]]),
+                (torch._foreach_add_, [n for n in have if known[n]]),
+            ):
+                if ns:  # one call for all of them
+                    write([self._sums[n] for n in ns], [gradients[n] for n in ns])
+            for n in have:
+                known[n] = True
 
         start = time.perf_counter()
         with drawn_once(self._policy):
@@ -193,5 +194,8 @@ def numbers(scalars: Mapping[str, Tensor]) -> dict[str, float]:
     """The scalars as Python has them, in one move from their device."""
     if not scalars:
         return {}
-    values = torch.stack([x.detach().double() for x in scalars.values()]).tolist()
+    # whole numbers, of steps, are exact in float32 as far as 16 million
+    double = any(x.dtype == torch.float64 for x in scalars.values())
+    dtype = torch.float64 if double else torch.float32
+    values = torch.stack([x.detach().to(dtype) for x in scalars.values()]).tolist()
     return dict(zip(scalars, values, strict=True))

@@ -91,6 +91,9 @@ class _Session(TrainingSession):
     def warn(self, text: str) -> None:
         pass
 
+    tell = warn
+    logs_next = True  # type: ignore[assignment]
+
     def log(self, steps: int, games: Any, metrics: Any) -> None:
         self.step += 1
 

@@ -37,12 +37,13 @@ def measure(preset: str) -> dict[str, Row]:
         config, env=Screens(shown=config.env.spec()), encoder=replace(encoder, features=16)
     )
     acting = acting_step(small(config, steps=2))
-    four, five = (_turn(small(config, steps=steps)) for steps in (4, 5))
-    step = five - four - acting
-    rest = four - (acting * 4) - (step * 4)
+    # sums along time take as many rounds for 6 steps as for 5
+    five, six = (_turn(small(config, steps=steps)) for steps in (5, 6))
+    step = six - five - acting
+    rest = five - (acting * 5) - (step * 5)
     rows = {"acting step": acting, "learner, each step": step}
     if config.__class__.__name__ == "PPOConfig":
-        gradient = _turn(small(config, steps=4, minibatches=2)) - four
+        gradient = _turn(small(config, steps=5, minibatches=2)) - five
         rows |= {"gradient step": gradient, "rollout": rest - gradient}
     else:
         rows["update"] = rest

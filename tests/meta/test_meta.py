@@ -114,7 +114,9 @@ def test_a_reset_costs_a_recurrent_net_one_wait_and_no_second_call() -> None:
     """As many calls with a reset at every step, which is what meta says of resets, as at one."""
     config = small(AGENTS["impala"], steps=6, core=LSTMConfig(hidden_size=4), burn_in=0)
     (turn,) = turns(config, 2)
-    assert turn.waits["aten._to_copy.default to the host"] == 6 + 1, "each action, and the resets"
+    assert turn.waits["aten._to_copy.default to the host"] == 6 + 2, (
+        "each action, the resets and the metrics"
+    )
 
 
 def test_acting_waits_for_the_actions_alone() -> None:
