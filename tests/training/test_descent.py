@@ -174,7 +174,7 @@ def step(
 ) -> dict[str, float]:
     """One gradient step as the agent takes it."""
     if isinstance(config, IMPALAConfig):
-        return impala._update(config, policy, descend, rollout, {}, step=0)
+        return impala._update(config, policy, descend, rollout, step=0, log=False)
     draws = torch.Generator().manual_seed(0)
     return ppo._update(config, policy, descend, rollout, *targets(rollout), generator=draws, step=0)
 
