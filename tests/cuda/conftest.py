@@ -280,7 +280,9 @@ def _outcome(case, inputs, *, backend, dtype=torch.float64, device="cpu", rounde
     )
     named = dict(leaf for name, x in inputs.items() for leaf in _leaves(x, name))
     named = {name: x for name, x in named.items() if x.requires_grad}
-    gradients = torch.autograd.grad(loss, list(named.values()))
+    gradients = torch.autograd.grad(
+        loss, list(named.values()), allow_unused=True, materialize_grads=True
+    )
     results |= {f"gradient of {n}": g for n, g in zip(named, gradients, strict=True)}
     return {name: x.detach().cpu().double() for name, x in results.items()}
 
