@@ -207,7 +207,7 @@ def _update(
         columns=config.batch_size,
         divisor=1 if config.reduction == "sum" else counted,
         step=step,
-        also=lambda: {"steps": rollout.mask.sum(), **core_metrics(records)},
+        also=lambda: {"steps": rollout.mask.sum()} | (core_metrics(records) if log else {}),
     )
 
 
