@@ -228,9 +228,9 @@ def test_shards_of_every_core_have_the_gradient_of_the_whole(
     agent: PPOConfig | IMPALAConfig, core: str
 ) -> None:
     config = dataclasses.replace(agent, core=small(core))
-    with use_backend("reference"):  # nobody else compiles kernels of float64
+    with use_backend("reference"):  # which is compiled for nobody
         check_shards(config)
-    check_shards(config, torch.float32, 1e-4)
+        check_shards(config, torch.float32, 1e-4)
 
 
 OPTIONS: dict[str, PPOConfig | IMPALAConfig] = {
@@ -247,6 +247,13 @@ def test_shards_with_an_agents_options_have_the_gradient_of_the_whole(
     config: PPOConfig | IMPALAConfig,
 ) -> None:
     check_shards(config)
+
+
+@pytest.mark.parametrize("agent", [PPO, IMPALA], ids=["ppo", "impala"])
+def test_shards_on_fused_kernels_have_the_gradient_of_the_whole(
+    agent: PPOConfig | IMPALAConfig,
+) -> None:
+    check_shards(dataclasses.replace(agent, core=small("delta_net")), torch.float32, 1e-4)
 
 
 @pytest.mark.parametrize("agent", [PPO, IMPALA], ids=["ppo", "impala"])
