@@ -106,21 +106,20 @@ def test_threads_that_compute_updates_change_nothing_of_what_is_learned(
 ) -> None:
     """Not even in a run that goes on with another number of them."""
     weights = []
-    for threads in (1, 2, 3):
+    for threads in (1, 3):
         run = tmp_path / str(threads)
-        train(agent, run, CORES["delta_net"](), learner_threads=threads)
-        more = replace(AGENTS[agent], core=CORES["delta_net"](), total_steps=400)
+        train(agent, run, CORES["delta_net"](), learner_threads=threads, total_steps=120)
+        more = replace(AGENTS[agent], core=CORES["delta_net"](), total_steps=220)
         replace(more, learner_threads=4 - threads).train(resume=run / "run")
         weights.append(load_policy(run / "run").state_dict())
-    for other in weights[1:]:
-        assert all(torch.equal(other[name], weights[0][name]) for name in other)
-    rows = [read_metrics(tmp_path / str(n) / "run" / "metrics.jsonl") for n in (1, 2, 3)]
+    assert all(torch.equal(weights[1][name], weights[0][name]) for name in weights[0])
+    rows = [read_metrics(tmp_path / str(n) / "run" / "metrics.jsonl") for n in (1, 3)]
     clocks = ("time", "steps_per_second")
     kept = [
         [{k: v for k, v in row.items() if not any(c in k for c in clocks)} for row in run]
         for run in rows
     ]
-    assert kept[0] == kept[1] == kept[2]
+    assert kept[0] == kept[1]
 
 
 @pytest.mark.parametrize("core", ["delta_net", "gated_delta_net", "lstm"])

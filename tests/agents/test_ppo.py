@@ -239,7 +239,7 @@ def test_shards_leave_the_epochs_to_the_kl_of_the_whole_minibatch(tmp_path: Path
                 gradient_shards=shards,
                 minibatches=1,
                 learning_rate=0.01,
-                target_kl=1e-3,
+                target_kl=1e-5,
             )
             / "metrics.jsonl"
         )
