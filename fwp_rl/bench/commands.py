@@ -105,7 +105,7 @@ def scaling(
     output: Path | None = None,
 ) -> None:
     """Steps per second and peak memory of whole training runs with 8 to 256 environments and
-    unrolls of 16 to 512 steps, each in a fresh process: a quarter of an hour on 2 cores.
+    unrolls of 16 to 512 steps, each in a fresh process: 10 to 25 minutes on 2 cores.
 
     A run that fails, for want of memory say, has its row, which says how.
 
