@@ -60,6 +60,7 @@ def _with_resets(core: str, T: int, B: int, life: int, device: str) -> dict[str,
     net: Any = build_core(CORES[core](), 257).to(device)
     x, state, _ = _inputs(net, T, B, device)
     reset = torch.rand(T, B, device=device) < 1 / life
+    reset[T // 2, 0] = True
     work = partial(_both_passes, net, x, state, reset)
     found: dict[str, list[Tensor]] = {}
     times: dict[str, float] = {}
