@@ -146,15 +146,16 @@ def _forward_head(m, inputs, outputs):
 
 
 @inlined
-def _adjoint(G, R, live, k, beta, u, s, da, dk, dv, ds):
+def _adjoint(G, columns, R, live, k, beta, u, s, da, dk, dv, ds):
     """One step of one matrix backward in time: steps G back, sets dk and dv, adds to ds, returns
     dbeta. R, if live, is its value at the start of the chunk; ``_add_writes`` adds what is missing.
+    ``columns`` of G are not zero: all, or none after a cut.
     """
     ks, dbeta, ua = dot(k, s), G.dtype.type(0), G.dtype.type(0)
     clear(dk)
     for i in range(G.shape[0]):
         p = da[i] * ks
-        for j in range(G.shape[1]):
+        for j in range(columns):
             p += G[i, j] * k[j]
         dbeta += p * u[i]
         ua += da[i] * u[i]
@@ -241,6 +242,7 @@ def _backward_head(m, inputs, saved, gradients):
     copy(dh_last[m], dh)
     if lstm:
         copy(dc_last[m], dc)
+    columns = V
     for chunk in range((T - 1) // CHUNK, -1, -1):
         start, stop = chunk * CHUNK, min(chunk * CHUNK + CHUNK, T)
         # Every step of the chunk reads the writes before it: here they lie side by side.
@@ -248,7 +250,8 @@ def _backward_head(m, inputs, saved, gradients):
             _load_writes(first + g * H, start, stop, k, beta, u, keys[g], writes[g])
         for t in range(stop - 1, start - 1, -1):
             fresh, live = last_reset[t] == t, last_reset[t] < start
-            ends = fresh or cuts(t, horizon)
+            cut = cuts(t, horizon)
+            ends = cut or fresh
             for j in range(V):
                 dh[j] += dy[t, m, j]
             # dz first: the fast matrices pass on what reaches their reads, which are summed in z.
@@ -268,12 +271,13 @@ def _backward_head(m, inputs, saved, gradients):
                 n = first + g * H
                 da, dk_t, dv_t = dz[t, n], dk[t, n], dv[t, n]
                 dbeta[t, n] = _adjoint(
-                    dR[n], starts[g, chunk], live, k[t, n], beta[t, n], u[t, n], s,
+                    dR[n], columns, starts[g, chunk], live, k[t, n], beta[t, n], u[t, n], s,
                     da, dk_t, dv_t, ds,
                 )  # fmt: skip
                 _add_writes(keys[g], writes[g], since, t - start, da, dk_t, dv_t, ds)
                 if ends:
                     clear_matrix(dR[n])
+            columns = 0 if cut else V
             if ends:
                 clear(dh)
                 clear(dc)

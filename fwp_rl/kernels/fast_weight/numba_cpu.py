@@ -99,6 +99,7 @@ def _backward_head(b, h, inputs, saved, gradients, delta, horizon):
     V, K = G.shape
     T = q.shape[0]
     zero, one = q.dtype.type(0), q.dtype.type(1)
+    columns = K  # of G that are not zero: none after a cut
     for t in range(T - 1, -1, -1):
         a = np.exp(log_decay[t, b, h]) if decays else one
         qt, kt, ut, dyt, dkt = q[t, b, h], k[t, b, h], u[t, b, h], dy[t, b, h], dk[t, b, h]
@@ -110,7 +111,7 @@ def _backward_head(b, h, inputs, saved, gradients, delta, horizon):
         for i in range(V):
             # p = (G + dy q^T) k, before the sweep below that makes the sum.
             p = dyt[i] * kq
-            for j in range(K):
+            for j in range(columns):
                 p += G[i, j] * kt[j]
             pu += p * ut[i]
             dv[t, b, h, i] = beta_t * p
@@ -122,7 +123,9 @@ def _backward_head(b, h, inputs, saved, gradients, delta, horizon):
                 G[i, j] = a * (g - erase * kt[j])
         if weighted:
             dbeta[t, b, h] = pu
-        if (resets and reset[t, b]) or cuts(t, horizon):
+        cut = cuts(t, horizon)
+        columns = 0 if cut else K
+        if cut or (resets and reset[t, b]):
             clear_matrix(G)
 
     W = np.empty_like(G)

@@ -227,6 +227,17 @@ def _chunk_starts(b, h, W, initial, reset, saved):
     return M
 
 
+@inlined
+def _load_writes(b, h, start, stop, rows, saved, writes, keys):
+    _, _, k, beta, e = saved
+    for t in range(start, stop):
+        for g in range(4):
+            for i in range(rows[g], rows[g + 1]):
+                writes[t - start, i] = beta[t, b, h, g] * e[t, b, h, i]
+        for j in range(k.shape[3]):
+            keys[t - start, j] = k[t, b, h, j]
+
+
 @part
 def _backward_head(b, h, W, initial, reset, saved, dy, dfinal, dx, dinitial, dW, horizon):
     s, q, k, beta, e = saved
@@ -242,6 +253,7 @@ def _backward_head(b, h, W, initial, reset, saved, dy, dfinal, dx, dinitial, dW,
     # it at the end, if no reset or cut stands between.
     last_cut = (T - 1) // horizon * horizon if horizon > 0 else 0
     tail = T  # the first step whose p and dk F is part of
+    held = True  # whether G may be more than zero: not so after a cut
     for g in range(4):
         clear_matrix(dinitial[g][b, h])
         clear_matrix(dW[g][b, h])
@@ -250,37 +262,37 @@ def _backward_head(b, h, W, initial, reset, saved, dy, dfinal, dx, dinitial, dW,
     for n in range(M.shape[0] - 1, -1, -1):
         start = n * CHUNK
         stop = min(start + CHUNK, T)
-        for t in range(start, stop):
-            for g in range(4):
-                for i in range(rows[g], rows[g + 1]):
-                    writes[t - start, i] = beta[t, b, h, g] * e[t, b, h, i]
-            for j in range(K):
-                keys[t - start, j] = k[t, b, h, j]
+        _load_writes(b, h, start, stop, rows, saved, writes, keys)
         for t in range(stop - 1, start - 1, -1):
             live, ends = last_reset[t] < start, last_reset[t] == t or cuts(t, horizon)
             earlier = slice(0 if live else last_reset[t] - start, t - start)
             st, qt, kt, bt, ds = s[t, b, h], q[t, b, h], k[t, b, h], beta[t, b, h], dx[t, b, h]
             for j in range(K):
                 d[j] = qt[j] - kt[j]
-            clear(dq)
-            clear(dk)
             clear(ds)
-            for g in range(4):
-                block = slice(rows[g], rows[g + 1])
-                dbeta = _write_adjoint(
-                    dinitial[g][b, h], dfinal[g][b, h], t >= tail,
-                    M[n, block] if live else W[g][h],
-                    bt[g], d, kt, e[t, b, h][block], de[block], dq, dk,
-                )  # fmt: skip
-                dr[rows[3] + g] = dbeta * bt[g] * (one - bt[g])
-            _add_writes(writes[earlier], keys[earlier], de, dq)
-            for j in range(K):
-                dk[j] -= dq[j]
+            if held or t >= tail:
+                clear(dq)
+                clear(dk)
+                for g in range(4):
+                    block = slice(rows[g], rows[g + 1])
+                    dbeta = _write_adjoint(
+                        dinitial[g][b, h], dfinal[g][b, h], t >= tail,
+                        M[n, block] if live else W[g][h],
+                        bt[g], d, kt, e[t, b, h][block], de[block], dq, dk,
+                    )  # fmt: skip
+                    dr[rows[3] + g] = dbeta * bt[g] * (one - bt[g])
+                _add_writes(writes[earlier], keys[earlier], de, dq)
+                for j in range(K):
+                    dk[j] -= dq[j]
+                softmax_adjoint(qt, dq, dr[rows[1] : rows[2]])
+                softmax_adjoint(kt, dk, dr[rows[2] : rows[3]])
+                read = 4
+            else:  # no gradient comes back to what is written, nor to q, k and b, which make it
+                clear(dr)
+                read = 1
             for i in range(rows[1]):
                 dr[i] = dy[t, b, h, i]
-            softmax_adjoint(qt, dq, dr[rows[1] : rows[2]])
-            softmax_adjoint(kt, dk, dr[rows[2] : rows[3]])
-            for g in range(4):
+            for g in range(read):
                 block = slice(rows[g], rows[g + 1])
                 G = dinitial[g][b, h]
                 _read_adjoint(G, M[n, block] if live else W[g][h], st, dr[block], ds)
@@ -290,6 +302,7 @@ def _backward_head(b, h, W, initial, reset, saved, dy, dfinal, dx, dinitial, dW,
                     clear_matrix(G)
             _add_writes(writes[earlier], keys[earlier], dr, ds)
             softmax_adjoint(st, ds, ds)
+            held = not cuts(t, horizon)
     if last_reset[T - 1] < 0 and last_cut == 0:
         for g in range(4):
             _add_matrix(dfinal[g][b, h], dinitial[g][b, h])
