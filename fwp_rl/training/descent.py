@@ -29,8 +29,8 @@ from fwp_rl.types import Rollout
 
 __all__ = ["Descent", "DescentConfig", "numbers"]
 
-CPU_SHARDS = 4
-"""Shards of a minibatch on a CPU, where the config leaves it open; a GPU computes it whole."""
+IMAGE_SHARDS = 4
+"""Shards of a minibatch of images on a CPU, where the config leaves it open."""
 
 
 class DescentConfig(Protocol):
@@ -70,7 +70,7 @@ class Descent:
         self._policy = policy
         self._optimizer = optimizer
         self._on_cpu = policy.value_head.weight.device.type == "cpu"
-        self._shards = config.gradient_shards or (CPU_SHARDS if self._on_cpu else 1)
+        self._shards = config.gradient_shards or default_shards(policy)
         self._cores = cores
         self._tell = tell
         self._choice: ThreadChoice | None = None
@@ -180,6 +180,13 @@ class Descent:
             return [1]
         asked = self._config.learner_threads
         return candidates(shards, self._cores) if asked is None else [min(asked, shards)]
+
+
+def default_shards(policy: Policy) -> int:
+    """1 on a GPU, and for vectors: calling a small network costs more than what it computes, and
+    each shard calls it anew."""
+    on_cpu = policy.value_head.weight.device.type == "cpu"
+    return IMAGE_SHARDS if on_cpu and policy.spec.is_image else 1
 
 
 def cut(columns: int, shards: int) -> list[slice]:

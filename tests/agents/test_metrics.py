@@ -108,8 +108,9 @@ def test_threads_that_compute_updates_change_nothing_of_what_is_learned(
     weights = []
     for threads in (1, 3):
         run = tmp_path / str(threads)
-        train(agent, run, CORES["delta_net"](), learner_threads=threads, total_steps=120)
-        more = replace(AGENTS[agent], core=CORES["delta_net"](), total_steps=220)
+        shards: dict[str, Any] = {"gradient_shards": 3, "learner_threads": threads}
+        train(agent, run, CORES["delta_net"](), total_steps=120, **shards)
+        more = replace(AGENTS[agent], core=CORES["delta_net"](), total_steps=220, **shards)
         replace(more, learner_threads=4 - threads).train(resume=run / "run")
         weights.append(load_policy(run / "run").state_dict())
     assert all(torch.equal(weights[1][name], weights[0][name]) for name in weights[0])

@@ -166,7 +166,7 @@ def loss(*args):
 
 ppo.ppo_loss = loss
 PPOConfig(env=RecallConfig(), encoder=MLPConfig(), core=GRUConfig(hidden_size=8), num_envs=8,
-          rollout_length=8, learner_threads=2, plain=True, run_dir="run").train()
+          rollout_length=8, gradient_shards=2, learner_threads=2, plain=True, run_dir="run").train()
 """
 
 
