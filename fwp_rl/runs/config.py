@@ -31,7 +31,7 @@ class TrainConfig(PolicyConfig):
     gradient_shards: Annotated[int | None, Range(1, 4096)] = None
     """Parts that a minibatch is cut into along its environments, for threads to compute; at most
     one for each environment. Their gradients add up to that of the whole but for the order of sums:
-    the last bits depend on it. None: 4 for images on a CPU, else 1."""
+    the last bits depend on it. None: 4 for images of 32 × 32 pixels or more on a CPU, else 1."""
     device: Annotated[str, BOOKKEEPING] = "auto"
     """Where the policy lives: cpu, cuda or cuda:N; auto takes a CUDA device when there is one."""
     learner_threads: Annotated[int | None, Range(1, 256), BOOKKEEPING] = None

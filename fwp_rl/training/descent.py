@@ -32,6 +32,9 @@ __all__ = ["Descent", "DescentConfig", "numbers"]
 IMAGE_SHARDS = 4
 """Shards of a minibatch of images on a CPU, where the config leaves it open."""
 
+IMAGE_PIXELS = 32 * 32
+"""What counts as an image there."""
+
 
 class DescentConfig(Protocol):
     """What a training config says of gradient steps."""
@@ -183,10 +186,12 @@ class Descent:
 
 
 def default_shards(policy: Policy) -> int:
-    """1 on a GPU, and for vectors: calling a small network costs more than what it computes, and
-    each shard calls it anew."""
-    on_cpu = policy.value_head.weight.device.type == "cpu"
-    return IMAGE_SHARDS if on_cpu and policy.spec.is_image else 1
+    """1 on a GPU, and for vectors and small images: calling a small network costs more than what
+    it computes, and each shard calls it anew."""
+    if policy.value_head.weight.device.type != "cpu" or not policy.spec.is_image:
+        return 1
+    _, height, width = policy.spec.observation_shape
+    return IMAGE_SHARDS if height * width >= IMAGE_PIXELS else 1
 
 
 def cut(columns: int, shards: int) -> list[slice]:
