@@ -158,14 +158,14 @@ class Descent:
             part, gradients = result
             parts.append(part)
             # Into tensors of our own: those of two parameters may share their memory.
-            have = [n for n, gradient in enumerate(gradients) if gradient is not None]
-            for write, ns in (
-                (torch._foreach_copy_, [n for n in have if not known[n]]),
-                (torch._foreach_add_, [n for n in have if known[n]]),
-            ):
-                if ns:  # one call for all of them
-                    write([self._sums[n] for n in ns], [gradients[n] for n in ns])
-            for n in have:
+            found = {n: x for n, x in enumerate(gradients) if x is not None}
+            first = [n for n in found if not known[n]]
+            later = [n for n in found if known[n]]
+            if first:
+                torch._foreach_copy_([self._sums[n] for n in first], [found[n] for n in first])
+            if later:
+                torch._foreach_add_([self._sums[n] for n in later], [found[n] for n in later])
+            for n in first:
                 known[n] = True
 
         start = time.perf_counter()
