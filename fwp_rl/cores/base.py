@@ -69,8 +69,8 @@ class Core(nn.Module):
 
     output_size: int
     cuts_gradients = False
-    """Whether ``unroll`` keeps to the gradient horizon itself, in no more time than without one.
-    Else ``forward`` calls it for a few steps at a time and detaches the state between them."""
+    """Whether ``unroll`` keeps to the gradient horizon itself, in one call for all steps. Else
+    ``forward`` calls it for a few steps at a time and detaches the state between them."""
     state_names: tuple[str, ...] = ()
     """What the leaves of the state are called in pictures, where they have names."""
 
