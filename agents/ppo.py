@@ -212,7 +212,7 @@ def _step(
     columns: Tensor,
     step: int,
 ) -> dict[str, float]:
-    """One gradient step on the minibatch of these columns; returns its metrics."""
+    """One gradient step on the minibatch of these environments; returns its metrics."""
     # what is of the whole minibatch comes before it is cut into shards
     counted = rollout.mask[:, columns].clone()
     counted[: config.burn_in] = False
