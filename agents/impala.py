@@ -120,7 +120,8 @@ def train(config: IMPALAConfig, *, resume: Path | None = None) -> Path:
         ]
         session.begin(policy, optimizer)
         descend = session.closing(
-            Descent(config, policy, optimizer, cores=cores, tell=session.tell)
+            Descent(config, policy, optimizer, cores=cores, tell=session.tell),
+            "the learner's threads",
         )
         with session.playing():
             actors = session.closing(

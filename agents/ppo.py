@@ -118,7 +118,8 @@ def train(config: PPOConfig, *, resume: Path | None = None) -> Path:
         minibatch_draws = session.generator("minibatch")
         session.begin(policy, optimizer)
         descend = session.closing(
-            Descent(config, policy, optimizer, cores=torch.get_num_threads(), tell=session.tell)
+            Descent(config, policy, optimizer, cores=torch.get_num_threads(), tell=session.tell),
+            "the learner's threads",
         )
         with session.playing():
             seeds = session.env_seeds(config.num_envs)

@@ -199,16 +199,18 @@ class TrainingSession:
             stream = f"resume-{self.step}-{self._identity['sessions']}"
         return env_seeds(self.config.seed, count, stream=stream)
 
-    def closing(self, resource: Resource) -> Resource:
-        """The environment, actors or threads, to be closed with the session, however that ends."""
-        self._cleanup.callback(self._close, resource)
+    def closing(self, resource: Resource, what: str = "environments") -> Resource:
+        """The resource, to be closed with the session, however that ends.
+
+        what  its name in the warning, where closing it fails
+        """
+        self._cleanup.callback(self._close, resource, what)
         return resource
 
-    def _close(self, resource: _Closeable) -> None:
+    def _close(self, resource: _Closeable, what: str) -> None:
         try:
             resource.close()
         except Exception as error:  # what ended the training is to be heard, and all is saved
-            what = type(resource).__name__
             self.warn(f"{what} could not be closed: {type(error).__name__}: {error}")
 
     def watch(self, pulse: Pulse) -> Pulse:
