@@ -159,13 +159,14 @@ def test_a_run_leaves_what_comes_after_it_needs(kind: Any, optimizer: Any, tmp_p
     )
     rows = read_metrics(run / "metrics.jsonl")
     for name in (
-        "charts/episode_return", "charts/steps_per_second", "loss/policy", "loss/value",
-        "policy/entropy", "policy/kl", "policy/lag_mean", "policy/lag_max",
-        "policy/ratio_deviation", "policy/clip_fraction", "optimizer/gradient_norm",
+        "charts/steps_per_second", "loss/policy", "loss/value", "policy/entropy",
+        "policy/kl", "policy/lag_mean", "policy/lag_max", "policy/ratio_deviation", "policy/clip_fraction", "optimizer/gradient_norm",
         "time/acting", "time/environment", "time/actor_waiting", "time/waiting", "time/learning",
     ):  # fmt: skip
         assert np.isfinite(rows[-1][name]), name
     if kind == "inline":  # one unroll is one batch, so that nothing is ever late
+        # of a game of every environment: an actor in a thread may not have come that far
+        assert np.isfinite(rows[-1]["charts/episode_return"])
         assert max(row["policy/lag_max"] for row in rows) == 0
         assert max(row["policy/ratio_deviation"] for row in rows) < 1e-4
     assert json.loads((run / "status.json").read_text())["state"] == "finished"
