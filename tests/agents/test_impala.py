@@ -160,7 +160,8 @@ def test_a_run_leaves_what_comes_after_it_needs(kind: Any, optimizer: Any, tmp_p
     rows = read_metrics(run / "metrics.jsonl")
     for name in (
         "charts/steps_per_second", "loss/policy", "loss/value", "policy/entropy",
-        "policy/kl", "policy/lag_mean", "policy/lag_max", "policy/ratio_deviation", "policy/clip_fraction", "optimizer/gradient_norm",
+        "policy/kl", "policy/lag_mean", "policy/lag_max", "policy/ratio_deviation",
+        "policy/clip_fraction", "optimizer/gradient_norm",
         "time/acting", "time/environment", "time/actor_waiting", "time/waiting", "time/learning",
     ):  # fmt: skip
         assert np.isfinite(rows[-1][name]), name
