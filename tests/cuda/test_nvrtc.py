@@ -59,10 +59,10 @@ def test_compiles_without_spills():
 @pytest.mark.slow
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_every_kernel_compiles_without_spills(case, architecture):
-    """In float32, and one in four in bfloat16: another four on each architecture."""
+    """On two architectures in float32, on one in bfloat16. By hand all on all, below."""
     turn = ARCHITECTURES.index(architecture)
     kernels = list(case.cuda.kernels())
-    work = [(kernel, "float") for kernel in kernels]
+    work = [(kernel, "float") for kernel in kernels[turn % 2 :: 2]]
     work += [(kernel, "bf16") for kernel in kernels[turn::4]]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         made = pool.map(lambda x: nvrtc.compile_kernel(*x, architecture), work)
@@ -72,9 +72,10 @@ def test_every_kernel_compiles_without_spills(case, architecture):
 
 
 @pytest.mark.long
-def test_every_kernel_compiles_in_bfloat16(case):
+@pytest.mark.parametrize("scalar", ["float", "bf16"])
+def test_every_kernel_compiles_on_every_architecture(case, scalar):
     for kernel, architecture in itertools.product(case.cuda.kernels(), ARCHITECTURES):
-        _check(nvrtc.compile_kernel(kernel, "bf16", architecture), kernel.expression("bf16"))
+        _check(nvrtc.compile_kernel(kernel, scalar, architecture), kernel.expression(scalar))
 
 
 @pytest.mark.slow
