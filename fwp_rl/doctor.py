@@ -14,7 +14,7 @@ from rich.markup import escape
 import fwp_rl
 from fwp_rl import agents
 from fwp_rl.envs.atari import AtariConfig
-from fwp_rl.kernels import OPS, backend_status
+from fwp_rl.kernels import OPS, backend_status, numba_threading_layer
 from fwp_rl.kernels.samples import errors, make_inputs
 from fwp_rl.machine import facts
 from fwp_rl.models.policy import has_bfloat16
@@ -72,6 +72,9 @@ def examine() -> bool:
             fine &= _check(console, name, partial(_check_backend, name))
         else:
             console.print(f"  {name}: not available, {status.reason}")
+    layer = numba_threading_layer()
+    if layer is not None:
+        console.print(f"  numba threading layer: {layer}")
     console.print("[bold]Files and environments[/]")
     fine &= _check(console, "presets", _check_presets)
     fine &= _check(console, "CUDA sources", lambda: str(cuda_dir()))

@@ -219,6 +219,7 @@ def facts(device: torch.device | str = "cpu") -> dict[str, Any]:
         "processor": processor(),
         "cores": usable_cores(),
         "threads": torch.get_num_threads(),
+        "numba_threads": _numba_threads(),
     }
     if torch.device(device).type == "cuda":
         machine["gpu"] = torch.cuda.get_device_name(device)
@@ -227,6 +228,15 @@ def facts(device: torch.device | str = "cpu") -> dict[str, Any]:
         machine["cudnn_precision"] = _PRECISIONS[cudnn]
         machine["cudnn_benchmark"] = torch.backends.cudnn.benchmark
     return {"machine": machine, "versions": versions(), "commit": commit(), "dirty": dirty()}
+
+
+def _numba_threads() -> int:
+    """The most threads that numba's kernels compute with, which take no more than torch's."""
+    numba = sys.modules.get("numba")
+    if numba is not None:
+        return int(numba.config.NUMBA_NUM_THREADS)
+    given = os.environ.get("NUMBA_NUM_THREADS", "")  # what it would read, were it imported
+    return int(given) if given.isdecimal() else _affinity()
 
 
 @cache

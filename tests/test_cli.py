@@ -358,3 +358,4 @@ def test_doctor_finds_this_machine_well(capsys: pytest.CaptureFixture[str]) -> N
     assert run("doctor") == 0
     said = capsys.readouterr().out
     assert "All is well." in said
+    assert "numba threading layer" in said

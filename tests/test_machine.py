@@ -202,6 +202,7 @@ def test_what_results_carry() -> None:
     assert known["versions"]["fwp-rl"] == fwp_rl.__version__
     assert known["machine"]["cores"] == usable_cores()
     assert known["machine"]["threads"] == torch.get_num_threads()
+    assert known["machine"]["numba_threads"] >= 1
     assert "gpu" not in known["machine"]
 
 

@@ -5,6 +5,7 @@ from fwp_rl.kernels.dispatch import (
     BACKENDS,
     BackendStatus,
     backend_status,
+    numba_threading_layer,
     use_backend,
 )
 from fwp_rl.kernels.errors import BackendError
@@ -24,6 +25,7 @@ __all__ = [
     "fast_lstm",
     "fast_rnn",
     "fast_weight",
+    "numba_threading_layer",
     "recurrent_delta",
     "srwm",
     "use_backend",

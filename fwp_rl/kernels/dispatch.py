@@ -31,6 +31,7 @@ __all__ = [
     "BackendStatus",
     "backend_status",
     "choose_backend",
+    "numba_threading_layer",
     "use_backend",
 ]
 
@@ -56,6 +57,18 @@ class BackendStatus(NamedTuple):
 def backend_status() -> dict[str, BackendStatus]:
     """Backend → whether it can run on this machine, and why not."""
     return {name: _status(name) for name in BACKENDS}
+
+
+def numba_threading_layer() -> str | None:
+    """Name of numba's threading layer in this process, None without numba.
+
+    Starts numba's threads, and compiles a tiny kernel the first time.
+    """
+    if not _status("numba").available:
+        return None
+    from fwp_rl.kernels.numba_runtime import threading_layer
+
+    return threading_layer()
 
 
 @contextmanager

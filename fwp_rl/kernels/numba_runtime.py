@@ -1,8 +1,9 @@
-"""How numba kernels are compiled and entered: one cache, one number of threads.
+"""How numba kernels are compiled and entered: one cache, one thread count, one lock.
 
 Importing this module imports numba, which takes a while: only the numba backends do.
 """
 
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -14,14 +15,15 @@ from numba.extending import intrinsic
 
 from fwp_rl.kernels.inputs import Tensors
 from fwp_rl.kernels.numba_cache import cached_njit
-from fwp_rl.kernels.threads import share
 
 __all__ = [
     "array_at",
     "compiled",
+    "compiled_parallel",
     "inlined",
     "launch",
     "part",
+    "threading_layer",
     "views",
 ]
 
@@ -32,6 +34,8 @@ Kernel = TypeVar("Kernel", bound=Callable[..., Any])
 _FASTMATH = {"reassoc", "contract", "arcp", "nsz"}
 
 _ZEROS = {torch.float32: np.float32(0), torch.float64: np.float64(0)}
+
+_parallel_lock = threading.Lock()
 
 
 def compiled(kernel: Kernel) -> Kernel:
@@ -55,8 +59,16 @@ def part(kernel: Kernel) -> Kernel:
     return _njit(kernel, cached=False)
 
 
-def _njit(kernel: Kernel, *, cached: bool = True, inline: bool = False) -> Kernel:
+def compiled_parallel(kernel: Kernel) -> Kernel:
+    """``compiled``, with ``numba.prange`` run by numba's threads. Enter it through ``launch``."""
+    return _njit(kernel, parallel=True)
+
+
+def _njit(
+    kernel: Kernel, *, parallel: bool = False, cached: bool = True, inline: bool = False
+) -> Kernel:
     options: dict[str, Any] = {
+        "parallel": parallel,
         "nogil": True,
         "forceinline": inline,
         "fastmath": _FASTMATH,
@@ -68,40 +80,42 @@ def _njit(kernel: Kernel, *, cached: bool = True, inline: bool = False) -> Kerne
 
 
 def launch(
-    kernel: Callable[..., None],
+    serial: Callable[..., None],
+    parallel: Callable[..., None],
     sizes: Sequence[int],
     reads: Sequence[Tensors],
     fills: Sequence[Tensors],
-    *options: int,
+    *options: bool | int,
 ) -> None:
-    """Run a kernel over the heads of all columns: in this thread for a single step, else in torch's
-    number of threads.
+    """Run a kernel: serially for a single step, else on torch's number of threads.
 
-    sizes  steps, columns, heads, then the op's others
+    sizes  steps first
     reads  groups of tensors, or None, in any layout; the first is a tensor, of the type of all
     fills  groups of contiguous tensors
 
-    A kernel is given a zero of the tensors' type, the sizes, the heads to compute as (first, stop)
-    of all B H, of each group the addresses for its ``views``, and the options. Arrays would take a
-    microsecond each, a tenth of the time of an acting step.
+    A kernel is given a zero of the tensors' type, the sizes, of each group the addresses for its
+    ``views``, and the options. Arrays would take a microsecond each, a tenth of the time of an
+    acting step.
+
+    Acting is one step, so only a learner enters the parallel kernel. The lock is for numba's
+    fallback threading layer, workqueue, which aborts the process when two Python threads enter
+    it at a time.
     """
     held = [[None if x is None else x.contiguous() for x in group] for group in reads]
-    zero = _ZEROS[reads[0][0].dtype]
     arguments = (
+        _ZEROS[reads[0][0].dtype],
+        sizes,
         *[_addresses(group) for group in held],
         *[_addresses(group) for group in fills],
         *options,
     )
-    steps, columns, heads = sizes[:3]
-    threads = torch.get_num_threads()
-    if steps == 1 or threads == 1:
-        kernel(zero, sizes, (0, columns * heads), *arguments)
+    threads = min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
+    if sizes[0] == 1 or threads == 1:
+        serial(*arguments)
         return
-
-    def run(first: int, stop: int, _kept: Any = (held, fills)) -> None:
-        kernel(zero, sizes, (first, stop), *arguments)
-
-    share(run, columns * heads, threads)
+    with _parallel_lock:
+        numba.set_num_threads(threads)
+        parallel(*arguments)
 
 
 def _addresses(tensors: Tensors) -> tuple[int, ...]:
@@ -146,3 +160,21 @@ def views(zero, sizes, where):
     made: dict[str, Any] = {"array_at": array_at}
     exec(source, made)
     return _njit(made["views"], cached=False, inline=True)  # type: ignore[no-any-return]
+
+
+def threading_layer() -> str:
+    """Name of the layer that runs parallel kernels (tbb, omp or workqueue) in this process.
+
+    numba chooses it when the first parallel kernel runs, so this runs one.
+    """
+    with _parallel_lock:
+        _count(2)
+    return str(numba.threading_layer())  # type: ignore[attr-defined]
+
+
+@compiled_parallel
+def _count(n: int) -> int:
+    total = 0
+    for _ in numba.prange(n):
+        total += 1
+    return total

@@ -165,6 +165,6 @@ def stop_after(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_workers_get_their_share_of_the_cores():
     environment = worker_environment(3)
-    assert environment["OMP_NUM_THREADS"] == environment["MKL_NUM_THREADS"] == "3"
+    assert environment["OMP_NUM_THREADS"] == environment["NUMBA_NUM_THREADS"] == "3"
     assert environment["FWP_RL_CORES"] == "3"
     assert environment["PATH"] == os.environ["PATH"]

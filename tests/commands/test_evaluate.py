@@ -214,7 +214,7 @@ def test_a_result_says_who_made_it(
     assert shlex.split(stored["command"]) == sys.argv
     assert {name: stored[name] for name in facts()} == facts()
     assert {"commit", "dirty", "versions", "machine"} <= facts().keys()
-    assert "threads" in stored["machine"]
+    assert {"threads", "numba_threads"} <= stored["machine"].keys()
 
 
 def test_single_lives_are_played_of_one_checkpoint(

@@ -14,6 +14,7 @@ from fwp_rl.kernels import (
     backend_status,
     dispatch,
     fast_weight,
+    numba_threading_layer,
     use_backend,
 )
 
@@ -47,6 +48,10 @@ def test_status_names_every_backend():
     assert status["reference"].available
     assert status["chunkwise"].available
     assert status["numba"].available
+
+
+def test_threading_layer_has_a_name():
+    assert numba_threading_layer() in ("tbb", "omp", "workqueue")
 
 
 def test_the_order_of_wishes(monkeypatch):
@@ -117,7 +122,7 @@ def test_without_numba_auto_says_once_that_it_falls_back():
 import sys, warnings
 sys.modules["numba"] = None
 import torch
-from fwp_rl.kernels import BackendError, backend_status, fast_weight
+from fwp_rl.kernels import BackendError, backend_status, fast_weight, numba_threading_layer
 arguments = (*torch.ones(3, 2, 1, 1, 4), torch.ones(2, 1, 1), torch.zeros(1, 1, 4, 4))
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
@@ -125,7 +130,7 @@ with warnings.catch_warnings(record=True) as caught:
     fast_weight(*arguments)
 assert len(caught) == 1, caught
 print(caught[0].message)
-print(backend_status()["numba"].reason)
+print(backend_status()["numba"].reason, numba_threading_layer())
 try:
     fast_weight(*arguments, backend="numba")
 except BackendError as error:
@@ -138,6 +143,7 @@ except BackendError as error:
     assert "numba cannot be imported" in warning
     assert "'chunkwise'" in warning
     assert "numba cannot be imported" in status
+    assert status.endswith("None")
     assert "numba cannot be imported" in error
 
 

@@ -30,6 +30,7 @@ vectorises them. Arrays that an op goes without come as empty ones. All kernels 
 file, for numba's cache sees no change of a function that is called from another.
 """
 
+import numba
 import numpy as np
 
 from fwp_rl.kernels.inputs import Tensors
@@ -45,7 +46,7 @@ from fwp_rl.kernels.numba_math import (
     softmax,
     softmax_adjoint,
 )
-from fwp_rl.kernels.numba_runtime import compiled, inlined, launch, part, views
+from fwp_rl.kernels.numba_runtime import compiled, compiled_parallel, inlined, launch, part, views
 
 __all__ = ["backward_gates", "forward_gates"]
 
@@ -290,22 +291,40 @@ def _backward_head(m, inputs, saved, gradients):
 
 
 @compiled
-def _forward(zero, sizes, heads, inputs, results, softmax_query, softmax_output):
-    first, stop = heads
-    _, _, H, _, _ = sizes
+def _forward_serial(zero, sizes, inputs, results, softmax_query, softmax_output):
+    _, B, H, _, _ = sizes
     given = (*_inputs(zero, sizes, inputs), H, softmax_query, softmax_output)
     made = _results(zero, sizes, results)
-    for m in range(first, stop):
+    for m in range(B * H):
+        _forward_head(m, given, made)
+
+
+@compiled_parallel
+def _forward_parallel(zero, sizes, inputs, results, softmax_query, softmax_output):
+    _, B, H, _, _ = sizes
+    given = (*_inputs(zero, sizes, inputs), H, softmax_query, softmax_output)
+    made = _results(zero, sizes, results)
+    for m in numba.prange(B * H):
         _forward_head(m, given, made)
 
 
 @compiled
-def _backward(zero, sizes, heads, inputs, saved, gradients, softmax_query, softmax_output, horizon):
-    first, stop = heads
-    _, _, H, _, _ = sizes
+def _backward_serial(zero, sizes, inputs, saved, gradients, softmax_query, softmax_output, horizon):
+    _, B, H, _, _ = sizes
     given = (*_reads(zero, sizes, inputs), H, softmax_query, softmax_output, horizon)
     kept, wanted = _saved(zero, sizes, saved), _gradients(zero, sizes, gradients)
-    for m in range(first, stop):
+    for m in range(B * H):
+        _backward_head(m, given, kept, wanted)
+
+
+@compiled_parallel
+def _backward_parallel(
+    zero, sizes, inputs, saved, gradients, softmax_query, softmax_output, horizon
+):
+    _, B, H, _, _ = sizes
+    given = (*_reads(zero, sizes, inputs), H, softmax_query, softmax_output, horizon)
+    kept, wanted = _saved(zero, sizes, saved), _gradients(zero, sizes, gradients)
+    for m in numba.prange(B * H):
         _backward_head(m, given, kept, wanted)
 
 
@@ -326,7 +345,7 @@ def forward_gates(
     are y where that is a softmax, else empty.
     """
     flags = (softmax_query, softmax_output)
-    launch(_forward, sizes, [inputs], [results], *flags)
+    launch(_forward_serial, _forward_parallel, sizes, [inputs], [results], *flags)
 
 
 def backward_gates(
@@ -349,4 +368,4 @@ def backward_gates(
     What the fast RNN has not is None, or empty, as in ``forward_gates``.
     """
     flags = (softmax_query, softmax_output, horizon)
-    launch(_backward, sizes, [inputs, saved], [gradients], *flags)
+    launch(_backward_serial, _backward_parallel, sizes, [inputs, saved], [gradients], *flags)

@@ -21,12 +21,13 @@ run-time values on purpose: as constants, LLVM unrolls the inner loops before it
 Arrays that were not given are empty.
 """
 
+import numba
 import numpy as np
 
 from fwp_rl.kernels.fast_weight import OP
 from fwp_rl.kernels.inputs import Inputs, Tensors
 from fwp_rl.kernels.numba_math import clear_matrix, copy_matrix, cuts
-from fwp_rl.kernels.numba_runtime import compiled, inlined, launch, part, views
+from fwp_rl.kernels.numba_runtime import compiled, compiled_parallel, inlined, launch, part, views
 
 __all__ = ["backward", "forward"]
 
@@ -167,28 +168,43 @@ def _backward_head(b, h, inputs, saved, gradients, delta, horizon):
 
 
 @compiled
-def _forward(zero, sizes, heads, inputs, results, delta):
+def _forward_serial(zero, sizes, inputs, results, delta):
     given, made = _inputs(zero, sizes, inputs), _results(zero, sizes, results)
-    first, stop = heads
-    _, _, H, _, _ = sizes
-    for n in range(first, stop):
+    _, B, H, _, _ = sizes
+    for n in range(B * H):
+        _forward_head(n // H, n % H, given, made, delta)
+
+
+@compiled_parallel
+def _forward_parallel(zero, sizes, inputs, results, delta):
+    given, made = _inputs(zero, sizes, inputs), _results(zero, sizes, results)
+    _, B, H, _, _ = sizes
+    for n in numba.prange(B * H):
         _forward_head(n // H, n % H, given, made, delta)
 
 
 @compiled
-def _backward(zero, sizes, heads, inputs, saved, gradients, delta, horizon):
+def _backward_serial(zero, sizes, inputs, saved, gradients, delta, horizon):
     given, kept = _inputs(zero, sizes, inputs), _saved(zero, sizes, saved)
     wanted = _gradients(zero, sizes, gradients)
-    first, stop = heads
-    _, _, H, _, _ = sizes
-    for n in range(first, stop):
+    _, B, H, _, _ = sizes
+    for n in range(B * H):
+        _backward_head(n // H, n % H, given, kept, wanted, delta, horizon)
+
+
+@compiled_parallel
+def _backward_parallel(zero, sizes, inputs, saved, gradients, delta, horizon):
+    given, kept = _inputs(zero, sizes, inputs), _saved(zero, sizes, saved)
+    wanted = _gradients(zero, sizes, gradients)
+    _, B, H, _, _ = sizes
+    for n in numba.prange(B * H):
         _backward_head(n // H, n % H, given, kept, wanted, delta, horizon)
 
 
 def forward(inputs: Inputs, results: Tensors) -> None:
     """CPU kernel of ``torch.ops.fwp_rl.fast_weight``."""
     *given, rule = inputs
-    launch(_forward, OP.sizes(given), [given], [results], rule == "delta")
+    launch(_forward_serial, _forward_parallel, OP.sizes(given), [given], [results], rule == "delta")
 
 
 def backward(
@@ -199,4 +215,12 @@ def backward(
     _, _, v, *_ = given
     delta = rule == "delta"
     kept = (saved[0] if delta else v, *cotangents)  # what the sum rule writes is v
-    launch(_backward, OP.sizes(given), [given, kept], [gradients], delta, horizon)
+    launch(
+        _backward_serial,
+        _backward_parallel,
+        OP.sizes(given),
+        [given, kept],
+        [gradients],
+        delta,
+        horizon,
+    )

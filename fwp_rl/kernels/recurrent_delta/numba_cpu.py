@@ -23,6 +23,7 @@ Sizes are run-time values on purpose: as constants, LLVM unrolls the inner loops
 vectorises them. A reset that was not given comes as an empty array.
 """
 
+import numba
 import numpy as np
 import torch
 
@@ -39,7 +40,7 @@ from fwp_rl.kernels.numba_math import (
     softmax,
     softmax_adjoint,
 )
-from fwp_rl.kernels.numba_runtime import compiled, inlined, launch, part, views
+from fwp_rl.kernels.numba_runtime import compiled, compiled_parallel, inlined, launch, part, views
 from fwp_rl.kernels.recurrent_delta import OP
 
 __all__ = ["backward", "forward"]
@@ -208,21 +209,36 @@ def _backward_head(b, h, inputs, saved, gradients, horizon):
 
 
 @compiled
-def _forward(zero, sizes, heads, inputs, results):
+def _forward_serial(zero, sizes, inputs, results):
     given, made = _inputs(zero, sizes, inputs), _results(zero, sizes, results)
-    first, stop = heads
-    _, B, _, _, _ = sizes
-    for n in range(first, stop):
+    _, B, H, _, _ = sizes
+    for n in range(B * H):
+        _forward_head(n % B, n // B, given, made)
+
+
+@compiled_parallel
+def _forward_parallel(zero, sizes, inputs, results):
+    given, made = _inputs(zero, sizes, inputs), _results(zero, sizes, results)
+    _, B, H, _, _ = sizes
+    for n in numba.prange(B * H):
         _forward_head(n % B, n // B, given, made)
 
 
 @compiled
-def _backward(zero, sizes, heads, inputs, saved, gradients, horizon):
+def _backward_serial(zero, sizes, inputs, saved, gradients, horizon):
     given, kept = _reads(zero, sizes, inputs), _saved(zero, sizes, saved)
     wanted = _gradients(zero, sizes, gradients)
-    first, stop = heads
-    _, B, _, _, _ = sizes
-    for n in range(first, stop):
+    _, B, H, _, _ = sizes
+    for n in range(B * H):
+        _backward_head(n % B, n // B, given, kept, wanted, horizon)
+
+
+@compiled_parallel
+def _backward_parallel(zero, sizes, inputs, saved, gradients, horizon):
+    given, kept = _reads(zero, sizes, inputs), _saved(zero, sizes, saved)
+    wanted = _gradients(zero, sizes, gradients)
+    _, B, H, _, _ = sizes
+    for n in numba.prange(B * H):
         _backward_head(n % B, n // B, given, kept, wanted, horizon)
 
 
@@ -230,7 +246,13 @@ def forward(inputs: Inputs, results: Tensors) -> None:
     """CPU kernel of ``torch.ops.fwp_rl.recurrent_delta``."""
     xq, xk, xv, xb, R_q, R_k, R_v, *rest = inputs
     slow = (R.transpose(1, 2) for R in (R_q, R_k, R_v))
-    launch(_forward, OP.sizes(inputs), [(xq, xk, xv, xb, *slow, *rest)], [results])
+    launch(
+        _forward_serial,
+        _forward_parallel,
+        OP.sizes(inputs),
+        [(xq, xk, xv, xb, *slow, *rest)],
+        [results],
+    )
 
 
 def backward(
@@ -240,7 +262,8 @@ def backward(
     _, _, _, _, R_q, R_k, R_v, r_b, W, _, reset = inputs
     dq, dk, dv, db, *slow, dr_b, dW, dy_prev = gradients
     launch(
-        _backward,
+        _backward_serial,
+        _backward_parallel,
         OP.sizes(inputs),
         [(R_q, R_k, R_v, r_b, W, reset), (*saved, *cotangents)],
         [(dq, dk, dv, db, dW, dy_prev)],

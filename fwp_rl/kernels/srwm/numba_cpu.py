@@ -30,6 +30,7 @@ Sizes are run-time values on purpose: as constants, LLVM unrolls the inner loops
 vectorises them. A reset that was not given comes as an empty array.
 """
 
+import numba
 import numpy as np
 import torch
 
@@ -45,7 +46,7 @@ from fwp_rl.kernels.numba_math import (
     softmax,
     softmax_adjoint,
 )
-from fwp_rl.kernels.numba_runtime import compiled, inlined, launch, part, views
+from fwp_rl.kernels.numba_runtime import compiled, compiled_parallel, inlined, launch, part, views
 from fwp_rl.kernels.srwm import OP
 
 __all__ = ["backward", "forward"]
@@ -309,26 +310,48 @@ def _backward_head(b, h, W, initial, reset, saved, dy, dfinal, dx, dinitial, dW,
 
 
 @compiled
-def _forward(zero, sizes, heads, inputs, results):
+def _forward_serial(zero, sizes, inputs, results):
     given, made = _inputs(zero, sizes, inputs), _results(zero, sizes, results)
     W, initial, reset = given[1:5], given[5:9], given[9]
     y, final, s, saved = made[0], made[1:5], made[5], made[6:]
-    first, stop = heads
-    _, _, H, _, _ = sizes
-    for n in range(first, stop):
+    _, B, H, _, _ = sizes
+    for n in range(B * H):
+        _forward_head(n // H, n % H, W, initial, s, reset, y, final, saved)
+
+
+@compiled_parallel
+def _forward_parallel(zero, sizes, inputs, results):
+    given, made = _inputs(zero, sizes, inputs), _results(zero, sizes, results)
+    W, initial, reset = given[1:5], given[5:9], given[9]
+    y, final, s, saved = made[0], made[1:5], made[5], made[6:]
+    _, B, H, _, _ = sizes
+    for n in numba.prange(B * H):
         _forward_head(n // H, n % H, W, initial, s, reset, y, final, saved)
 
 
 @compiled
-def _backward(zero, sizes, heads, inputs, saved, gradients, by_column, horizon):
+def _backward_serial(zero, sizes, inputs, saved, gradients, by_column, horizon):
     given, kept = _inputs(zero, sizes, inputs), _saved(zero, sizes, saved)
     W, initial, reset = given[1:5], given[5:9], given[9]
     made, dy, dfinal = kept[:5], kept[5], kept[6:]
     wanted, dW = _gradients(zero, sizes, gradients), _by_column(zero, sizes, by_column)
     dx, dinitial = wanted[0], wanted[5:]
-    first, stop = heads
-    _, _, H, _, _ = sizes
-    for n in range(first, stop):
+    _, B, H, _, _ = sizes
+    for n in range(B * H):
+        _backward_head(
+            n // H, n % H, W, initial, reset, made, dy, dfinal, dx, dinitial, dW, horizon
+        )
+
+
+@compiled_parallel
+def _backward_parallel(zero, sizes, inputs, saved, gradients, by_column, horizon):
+    given, kept = _inputs(zero, sizes, inputs), _saved(zero, sizes, saved)
+    W, initial, reset = given[1:5], given[5:9], given[9]
+    made, dy, dfinal = kept[:5], kept[5], kept[6:]
+    wanted, dW = _gradients(zero, sizes, gradients), _by_column(zero, sizes, by_column)
+    dx, dinitial = wanted[0], wanted[5:]
+    _, B, H, _, _ = sizes
+    for n in numba.prange(B * H):
         _backward_head(
             n // H, n % H, W, initial, reset, made, dy, dfinal, dx, dinitial, dW, horizon
         )
@@ -337,7 +360,7 @@ def _backward(zero, sizes, heads, inputs, saved, gradients, by_column, horizon):
 def forward(inputs: Inputs, results: Tensors) -> None:
     """CPU kernel of ``torch.ops.fwp_rl.srwm``."""
     torch.softmax(inputs[0].detach(), -1, out=results[5])  # the first of what is saved
-    launch(_forward, OP.sizes(inputs), [inputs], [results])
+    launch(_forward_serial, _forward_parallel, OP.sizes(inputs), [inputs], [results])
 
 
 def backward(
@@ -347,7 +370,8 @@ def backward(
     _, *dbase, _, _, _, _ = gradients
     by_column = [torch.empty_like(dW) for dW in gradients[5:]]  # of the base weights, to be summed
     launch(
-        _backward,
+        _backward_serial,
+        _backward_parallel,
         OP.sizes(inputs),
         [inputs, (*saved, *cotangents)],
         [gradients, by_column],
