@@ -14,7 +14,7 @@ from fwp_rl.agents.impala import IMPALAConfig
 from fwp_rl.agents.ppo import PPOConfig
 from fwp_rl.cores import CORES, CoreConfig
 from fwp_rl.kernels import use_backend
-from fwp_rl.rl.losses import StepLosses
+from fwp_rl.losses import StepLosses
 from fwp_rl.training.descent import Descent, cut
 from fwp_rl.types import Rollout
 
