@@ -22,11 +22,11 @@ from torch import Tensor
 
 from fwp_rl.config import ConfigError, Range
 from fwp_rl.cores import recording
+from fwp_rl.losses import StepLosses
 from fwp_rl.machine import cpu_threads
 from fwp_rl.models.categorical import entropy, kl_divergence, log_prob
 from fwp_rl.models.policy import Policy
 from fwp_rl.rl.actors import Actors, ActorsConfig, Batch
-from fwp_rl.losses import StepLosses
 from fwp_rl.rl.replay import check_ratio, core_metrics, replay, select_columns
 from fwp_rl.rl.returns import v_trace
 from fwp_rl.runs.config import AGENTS, TrainConfig

@@ -23,10 +23,10 @@ from torch import Tensor
 
 from fwp_rl.config import ConfigError, Range
 from fwp_rl.cores import recording
+from fwp_rl.losses import StepLosses, explained_variance, normalize
 from fwp_rl.models.categorical import entropy, kl_divergence, log_prob
 from fwp_rl.models.policy import Policy
 from fwp_rl.rl.collector import Actor, Collector
-from fwp_rl.losses import StepLosses, explained_variance, normalize
 from fwp_rl.rl.pulse import Pulse
 from fwp_rl.rl.replay import check_ratio, core_metrics, replay, select_columns
 from fwp_rl.rl.returns import gae

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from fwp_rl.cores.fast_weight_block import drawn_once
+from fwp_rl.losses import StepLosses, join
 from fwp_rl.machine import cpu_threads
 from fwp_rl.models.policy import Policy
-from fwp_rl.losses import StepLosses, join
 from fwp_rl.training.distributed import average_gradients
 from fwp_rl.training.optim import advice, clip_gradients, linear_to_zero
 from fwp_rl.training.thread_choice import ThreadChoice, candidates
