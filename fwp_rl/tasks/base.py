@@ -93,6 +93,11 @@ class Task(ABC):
         Called without gradients, with the model in evaluation mode. It draws nothing that training
         draws."""
 
+    def artifacts(self) -> Mapping[str, bytes]:
+        """What was made from the training data and belongs to the trained model, such as a
+        vocabulary: plain file name → content. The run keeps it and hands it to ``open`` again."""
+        return {}
+
 
 @dataclass(frozen=True, kw_only=True)
 class TaskConfig:
@@ -105,9 +110,16 @@ class TaskConfig:
         """Name of the task with the options that make it another task, for reports: ``copy``."""
         return TASKS.name_of(type(self))
 
-    def open(self, seed: int) -> Task:
+    def score_bounds(self) -> tuple[float, float] | None:
+        """The score of a guess and the best one, where the task has both; reports scale by them."""
+        return None
+
+    def open(self, seed: int, artifacts: Mapping[str, bytes] | None = None) -> Task:
         """Make the task's data, or read them. ConfigError, in one line that names the file and the
-        place, where they cannot be used."""
+        place, where they cannot be used.
+
+        artifacts  what ``Task.artifacts`` gave when the run began; None for a new run
+        """
         raise NotImplementedError
 
 

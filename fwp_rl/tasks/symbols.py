@@ -74,7 +74,8 @@ class SymbolTask(Task):
         loss = loss.unflatten(0, target.shape)
         with torch.no_grad():
             right = (logits.argmax(-1) == target).float()
-            return StepLosses(loss=loss, mask=batch.mask, means={"task/accuracy": right}), state
+            losses = StepLosses(loss=loss, mask=batch.mask, means={"task/accuracy": right})
+        return losses, state
 
     def evaluate(self, model: nn.Module, split: Split) -> dict[str, float]:
         return accuracies(model, self.batches(split))
