@@ -158,6 +158,7 @@ def test_every_cell_of_every_shipped_grid_is_valid():
         "gradient_horizon",
         "feature_maps",
         "flicker",
+        "speed_levers",
     }
     grids = {name: load_grid(name) for name in names}
     listed = {name: (cells, steps) for name, _, cells, steps in ablation_rows()}
