@@ -56,7 +56,10 @@ STAGES: Final = {
     "racecheck": 110,
     "agents": 120,
 }
-"""Stage → the most seconds that it may take; less where the whole check has less left."""
+"""Stage → the most seconds that it may take of a check of MINUTES; in proportion more of a longer
+one, and less where the whole check has less left."""
+
+MINUTES: Final = 9
 
 LEAST_SECONDS = 5
 """A stage that has less left is left out."""
@@ -79,6 +82,7 @@ class Check:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.device, self.ops = folder, device, ops
         self.end = time.monotonic() + 60 * minutes
+        self._more = max(1.0, minutes / MINUTES)
         self.results: list[dict[str, Any]] = []
         self._file = (folder / "results.jsonl").open("w", encoding="utf-8", buffering=1)
         self._log = (folder / "log.txt").open("w", encoding="utf-8", buffering=1)
@@ -93,7 +97,7 @@ class Check:
 
     def seconds(self, stage: str) -> float:
         """What the stage may take, which shrinks while it runs if it is asked again."""
-        return min(STAGES[stage], self.end - time.monotonic())
+        return min(self._more * STAGES[stage], self.end - time.monotonic())
 
     def follow(
         self,
@@ -356,7 +360,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu: a dry run")
     parser.add_argument("--output", type=Path, metavar="DIR", help="default: runs/gpu-DATE-TIME")
-    parser.add_argument("--minutes", type=float, default=9, help="for all stages (default: 9)")
+    parser.add_argument(
+        "--minutes", type=float, default=MINUTES, help=f"for all stages (default: {MINUTES})"
+    )
     parser.add_argument(
         "--stages", nargs="+", choices=STAGES, default=list(STAGES), help="default: all"
     )

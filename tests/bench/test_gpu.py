@@ -41,6 +41,7 @@ def _check(tmp_path, *arguments, startup="", path=None):
     if path is not None:
         environment["PATH"] = str(path)
     command = [sys.executable, "-m", "fwp_rl.bench.gpu", "--device", "cpu", "--ops", "fast_weight"]
+    command += ["--minutes", "90"]  # ten times as long as it should take: the cores may be busy
     command += ["--output", str(tmp_path / "out"), *arguments]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     file = tmp_path / "out" / "results.jsonl"
