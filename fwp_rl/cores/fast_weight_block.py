@@ -12,7 +12,7 @@ all T steps at once; a memory alone runs along time.
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Annotated, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -196,10 +196,11 @@ class FastWeightCore(Core):
     def forward(self, x: Tensor, state: State, reset: Tensor) -> tuple[Tensor, State]:
         # here and not in unroll, which a gradient horizon calls for one part after another
         if self.redraws and self.training and torch.is_grad_enabled():
-            self._redraw()
+            self.redraw()
         return super().forward(x, state, reset)
 
-    def _redraw(self) -> None:
+    def redraw(self) -> None:
+        """Take other projections."""
         if torch.compiler.is_exporting():
             raise RuntimeError(
                 "redraw_projection: an exported core draws nothing; export it under torch.no_grad()"
@@ -219,18 +220,19 @@ class FastWeightCore(Core):
 
 @contextmanager
 def drawn_once(module: nn.Module) -> Iterator[None]:
-    """Draw anew what the module's cores would draw in each call, and in none of the calls inside:
-    those of one gradient step, which may be in several threads, see one projection."""
-    drawing = [x for x in module.modules() if isinstance(x, FastWeightCore) and x.redraws]
-    for core in drawing:
-        if core.training:
-            core._redraw()
-        core.redraws = False
+    """Draw anew what the module, or the cores in it, would draw in each call, and in none of the
+    calls inside: those of one gradient step, which may be in several threads, see one
+    projection."""
+    drawing: list[Any] = [x for x in module.modules() if getattr(x, "redraws", False)]
+    for drawer in drawing:
+        if drawer.training:
+            drawer.redraw()
+        drawer.redraws = False
     try:
         yield
     finally:
-        for core in drawing:
-            core.redraws = True
+        for drawer in drawing:
+            drawer.redraws = True
 
 
 class QueryKeyValue(nn.Module):
