@@ -4,7 +4,8 @@ Srivastava et al., "Dropout: A Simple Way to Prevent Neural Networks from Overfi
 number becomes 0 with probability p, and the others are divided by 1 − p.
 
 torch has one random stream for all threads of a CPU: what a mask is would depend on which thread
-asks first. Whoever computes parts of a batch in threads hands each part a generator of its own:
+asks first. Whoever computes parts of a batch in threads hands each part a generator of its own,
+as ``draws_of_parts`` does for a gradient step:
 
     with dropout_draws(generator):
         core(x, state, reset)
@@ -12,15 +13,15 @@ asks first. Whoever computes parts of a batch in threads hands each part a gener
 Nothing is dropped where no gradient is taken: a policy acts, and is evaluated, with all of itself.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["Dropout", "dropout_draws"]
+__all__ = ["Dropout", "draws_of_parts", "dropout_draws"]
 
 _generator: ContextVar[torch.Generator | None] = ContextVar("dropout generator", default=None)
 
@@ -37,6 +38,16 @@ def dropout_draws(generator: torch.Generator) -> Iterator[None]:
         _generator.reset(token)
 
 
+def draws_of_parts(module: nn.Module, parts: int) -> Callable[[int], AbstractContextManager[None]]:
+    """For a batch of so many parts: in which context ``module`` computes each. All have generators
+    of their own, seeded by torch's global one, which is asked only where something is dropped."""
+    if not any(isinstance(x, Dropout) and x.drops for x in module.modules()):
+        return lambda part: nullcontext()
+    device = next(module.parameters()).device
+    seeds = torch.randint(2**62, (parts,)).tolist()
+    return lambda part: dropout_draws(torch.Generator(device).manual_seed(seeds[part]))
+
+
 class Dropout(nn.Module):
     """In training, and where gradients are taken; else it hands on what it is given.
 
@@ -48,8 +59,13 @@ class Dropout(nn.Module):
         super().__init__()
         self.p = p
 
+    @property
+    def drops(self) -> bool:
+        """Whether it does anything where gradients are taken."""
+        return self.p > 0 and self.training
+
     def forward(self, x: Tensor) -> Tensor:
-        if not self.p or not self.training or not torch.is_grad_enabled():
+        if not (self.p and self.training and torch.is_grad_enabled()):
             return x
         generator = None if torch.compiler.is_compiling() else _generator.get()
         if generator is None:

@@ -68,7 +68,10 @@ class CodeExecutionConfig(StoredTaskConfig):
         rule = ", conditional reassignment" * self.conditional_reassignment
         return f"code_execution, {self.variables} variables{statements}{rule}"
 
-    def open(self, seed: int) -> "CodeExecution":
+    def score_bounds(self) -> tuple[float, float]:
+        return 0.0, 1.0
+
+    def open(self, seed: int, artifacts: Mapping[str, bytes] | None = None) -> "CodeExecution":
         return CodeExecution(self, seed)
 
 

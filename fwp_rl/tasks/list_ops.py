@@ -22,6 +22,7 @@ The authors' recursion ends at level 20, which no tree of at most 18 operations 
 meets.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Final
 
@@ -57,7 +58,10 @@ class ListOpsConfig(StoredTaskConfig):
     def title(self) -> str:
         return f"list_ops, depth {self.depth}"
 
-    def open(self, seed: int) -> "ListOps":
+    def score_bounds(self) -> tuple[float, float]:
+        return 0.1, 1.0
+
+    def open(self, seed: int, artifacts: Mapping[str, bytes] | None = None) -> "ListOps":
         return ListOps(self, seed)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from fwp_rl.config import ConfigError
 from fwp_rl.cores import CORES, Core, build_core
 from fwp_rl.cores.delta_net import DeltaNetConfig
-from fwp_rl.cores.dropout import Dropout, dropout_draws
+from fwp_rl.cores.dropout import Dropout, draws_of_parts, dropout_draws
 from fwp_rl.cores.rnn import LSTMConfig
 from fwp_rl.types import State
 
@@ -173,3 +173,26 @@ def test_a_compiled_core_drops_too() -> None:
 def test_an_impossible_share_is_refused(share: float) -> None:
     with pytest.raises(ConfigError, match=r"dropout: got .*, expected 0 to 0\.99"):
         DeltaNetConfig(dropout=share)
+
+
+def test_parts_of_a_batch_have_their_own_draws_and_where_none_is_needed_none_is_made() -> None:
+    x = torch.ones(50)
+    drop = nn.Sequential(nn.Linear(50, 50), Dropout(0.5))
+
+    def masks() -> list[Tensor]:
+        torch.manual_seed(4)
+        draws = draws_of_parts(drop, 2)
+        found = {}
+        for part in (1, 0):  # in any order
+            with draws(part):
+                found[part] = drop[1](x)
+        return [found[0], found[1]]
+
+    first, second = masks()
+    assert not torch.equal(first, second)
+    assert all(map(torch.equal, masks(), [first, second]))
+    for nothing in (drop.eval(), nn.Sequential(nn.Linear(1, 1), Dropout(0.0))):
+        before = torch.get_rng_state()
+        with draws_of_parts(nothing, 2)(0):
+            assert nothing[1](x) is x
+        assert torch.equal(torch.get_rng_state(), before)
