@@ -89,7 +89,7 @@ class CodeExecution(StoredTask):
         self.inputs, self.outputs = len(self.symbols), len(self.answers)
         super().__init__(config, seed, lambda draw, count: _Writer(config, draw, count).write())
 
-    def evaluate(self, model: nn.Module, split: Split) -> Mapping[str, float]:
+    def evaluate(self, model: nn.Module, split: Split) -> dict[str, float]:
         """``print_accuracy`` is of the prints that are carried out alone."""
         return accuracies(model, self.batches(split), some={"print_accuracy": _prints})
 
@@ -132,9 +132,9 @@ class _Writer:
         less = self.draw.integers(2, size=self.count) == 0
         value = self.value[self.rows, variable]
         sign = np.where(less, self.sign["<"], self.sign[">"])
-        words = (self.sign["if"], variable, sign, self.digit + bound, self.sign[":"])
-        for place, word in enumerate(words):
-            tokens[:, place] = np.where(conditional, word, -1)
+        tokens[:, 0], tokens[:, 1], tokens[:, 2] = self.sign["if"], variable, sign
+        tokens[:, 3], tokens[:, 4] = self.digit + bound, self.sign[":"]
+        tokens[~conditional] = -1
         return ~conditional | np.where(less, value < bound, value > bound)
 
     def _statement(

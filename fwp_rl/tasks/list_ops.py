@@ -42,7 +42,7 @@ _DIGIT: Final = 0.75
 _ARGUMENTS: Final = np.arange(2, 6)
 
 Ints = NDArray[np.int64]
-Floats = NDArray[np.float64]
+Floats = NDArray[np.floating]
 Flags = NDArray[np.bool_]
 
 
@@ -101,60 +101,62 @@ class _Level:
         return np.cumsum(self.arguments) - self.arguments
 
 
+@dataclass(frozen=True, slots=True)
+class _Bounds:
+    """What nodes may be, and what the nodes below them then may be.
+
+    limit    [nodes]  operations within each other that there may be at most, the node's own with it
+    reaches  [nodes]  whether there have to be as many
+    """
+
+    limit: Ints
+    reaches: Flags
+
+    def __getitem__(self, nodes: Flags) -> "_Bounds":
+        return _Bounds(self.limit[nodes], self.reaches[nodes])
+
+
 def _grow(draw: np.random.Generator, count: int, depth: int) -> list[_Level]:
     """Trees of exactly this depth, from their roots on."""
     within = _within(depth)
     levels = []
-    operation = reaches = np.ones(count, np.bool_)  # the roots
-    for m in range(depth, -1, -1):
-        symbol = np.where(
-            operation,
-            draw.integers(_MIN, _CLOSE, size=len(operation)),
-            draw.integers(10, size=len(operation)),
-        )
-        arguments, reaches = _arguments(draw, reaches[operation], within, m)
-        levels.append(_Level(symbol, arguments))
-        # an argument that has to reach level 1 or more is an operation; of the others, within
-        # m - 1, so many are digits
-        digit = draw.random(len(reaches)) * within[m - 1] < _DIGIT
-        operation = reaches & (m > 1) | ~reaches & ~digit
+    bounds = _Bounds(np.full(count, depth), np.ones(count, np.bool_))
+    while len(bounds.limit):
+        # the roots reach 1 or more, and what reaches that is an operation; of the others, so many
+        digit = draw.random(len(bounds.limit)) * within[bounds.limit] < _DIGIT
+        operation = np.where(bounds.reaches, bounds.limit > 0, ~digit)
+        kinds = draw.integers(_MIN, _CLOSE, size=len(operation))
+        digits = draw.integers(10, size=len(operation))
+        arguments, bounds = _arguments(draw, bounds[operation], within)
+        levels.append(_Level(np.where(operation, kinds, digits), arguments))
     return levels
 
 
-def _within(depth: int) -> dict[int, float]:
-    """a(-1) to a(depth)."""
-    a = {-1: 0.0, 0: _DIGIT}
-    for m in range(depth):
-        a[m + 1] = _DIGIT + (1 - _DIGIT) * float((a[m] ** _ARGUMENTS).mean())
-    return a
+def _within(depth: int) -> Floats:
+    """a(0) to a(depth), then a(-1), which is the last as Python counts."""
+    a = [_DIGIT]
+    for _ in range(depth):
+        a.append(_DIGIT + (1 - _DIGIT) * float((a[-1] ** _ARGUMENTS).mean()))
+    return np.array([*a, 0.0])
 
 
-def _arguments(
-    draw: np.random.Generator, reaches: Flags, within: dict[int, float], m: int
-) -> tuple[Ints, Flags]:
-    """How many arguments operations have that may have m within each other, of which some have to
-    reach m; and of all arguments, which have to reach m - 1."""
-    if not len(reaches):
-        return np.zeros(0, np.int64), reaches
-    at_most, less = within[m - 1], within[m - 2]
-    exactly = at_most**_ARGUMENTS - less**_ARGUMENTS
-    number = np.where(
-        reaches,
-        _choose(draw, exactly, len(reaches)),
-        _choose(draw, at_most**_ARGUMENTS, len(reaches)),
-    )
-    chosen = np.zeros((len(reaches), _ARGUMENTS[-1]), np.bool_)
-    for i in range(_ARGUMENTS[-1]):
-        left = np.maximum(number - i, 1)  # with this one
-        chance = (at_most - less) * at_most ** (left - 1) / (at_most**left - less**left)
-        chosen[:, i] = reaches & (i < number) & (draw.random(len(reaches)) < chance)
-        reaches = reaches & ~chosen[:, i]
-    return number, chosen[np.arange(_ARGUMENTS[-1]) < number[:, None]]
+def _arguments(draw: np.random.Generator, bounds: _Bounds, within: Floats) -> tuple[Ints, _Bounds]:
+    """How many arguments operations have, and what these may be."""
+    at_most = within[bounds.limit - 1][:, None]
+    less = np.where(bounds.reaches, within[bounds.limit - 2], 0)[:, None]
+    weight = np.cumsum(at_most**_ARGUMENTS - less**_ARGUMENTS, axis=1)
+    below = weight < draw.random((len(weight), 1)) * weight[:, -1:]
+    number = _ARGUMENTS[0] + below.sum(1)
 
-
-def _choose(draw: np.random.Generator, weight: Floats, count: int) -> Ints:
-    """Numbers of arguments, by their weights."""
-    return draw.choice(_ARGUMENTS, size=count, p=weight / weight.sum())
+    # the first argument that reaches the limit: those before it may not, those after it may
+    place = np.arange(_ARGUMENTS[-1])
+    left = np.maximum(number[:, None] - place, 1)
+    chance = (at_most - less) * at_most ** (left - 1) / (at_most**left - less**left)
+    reaching = bounds.reaches[:, None] & (draw.random(chance.shape) < chance)
+    first = np.where(bounds.reaches, reaching.argmax(1), -1)[:, None]
+    limit = bounds.limit[:, None] - 1 - (place < first)
+    there = place < number[:, None]
+    return number, _Bounds(limit[there], np.broadcast_to(place == first, there.shape)[there])
 
 
 def _written(levels: list[_Level]) -> Sequences:

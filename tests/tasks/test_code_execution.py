@@ -3,6 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,12 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from fwp_rl.config import ConfigError
-from fwp_rl.tasks import TASKS, TaskBatch
+from fwp_rl.tasks import TASKS, TaskBatch, code_execution
 from fwp_rl.tasks.code_execution import CodeExecution, CodeExecutionConfig
 from fwp_rl.types import State
 
 
-def opened(count: int = 50, **options: int | bool) -> CodeExecution:
+def opened(count: int = 50, **options: Any) -> CodeExecution:
     """A task of which the test set is looked at."""
     return CodeExecutionConfig(train_size=1, validation_size=1, test_size=count, **options).open(0)
 
@@ -25,11 +26,11 @@ def programs(task: CodeExecution) -> Iterator[tuple[list[str], list[str]]]:
     for batch in task.batches("test"):
         for column, length in enumerate(batch.mask.sum(0)):
             assert batch.mask[:length, column].all()
-            words = [task.symbols[n] for n in batch.input[:length, column]]
-            yield words, [task.answers[n] for n in batch.target[:length, column]]
+            words = [task.symbols[n] for n in batch.input[:length, column].tolist()]
+            yield words, [task.answers[n] for n in batch.target[:length, column].tolist()]
 
 
-def executed(words: list[str]) -> list[str]:
+def executed(words: list[str], low: int = -8, high: int = 16) -> list[str]:
     """What is answered to each word, by the rules of the released generator: one statement after
     another, with what it may not do refused."""
     value: dict[str, int] = {}
@@ -53,7 +54,7 @@ def executed(words: list[str]) -> list[str]:
                     assert name in value
             case [name, ("++" | "--") as sign, ";"]:
                 after = value[name] + (1 if sign == "++" else -1)
-                assert -8 <= after <= 16
+                assert low <= after <= high
                 value[name] = after if carried_out else value[name]
             case [name, "=", number, ";"] if number.isdigit():
                 if carried_out and not (conditional and name in value):
@@ -86,16 +87,19 @@ def test_with_conditional_reassignment_python_prints_the_same() -> None:
     for words, answers in programs(opened(count=100, conditional_reassignment=True)):
         assert [x for x in answers if x != "_"] == printed_by_python(words)
         different += answers != executed(words)
-    assert different > 90  # the released rule is another one
+    assert different > 60  # the released rule is another one
 
 
-def test_values_reach_both_ends_and_turn_there() -> None:
-    """Long programs of one variable, which an assignment seldom brings back."""
+def test_values_turn_at_both_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program seldom comes to -8 and 16: ends that it often comes to."""
+    monkeypatch.setattr(code_execution, "LOW", -1)
+    monkeypatch.setattr(code_execution, "HIGH", 10)
     words = Counter[str]()
-    for _, answers in programs(opened(count=20, variables=1, statements=3000)):
+    for program, answers in programs(opened(count=200)):
+        assert answers == executed(program, -1, 10)
         words.update(answers)
-    assert {"-8", "16"} <= words.keys()
-    assert len(words) == 26
+    assert min(words["-1"], words["10"]) > 20
+    assert len(words) == 13
 
 
 @pytest.mark.parametrize(("variables", "vocabulary"), [(3, 22), (5, 24)])
@@ -146,7 +150,7 @@ class Interpreter(nn.Module):
     def forward(self, symbols: Tensor, state: State, reset: Tensor) -> tuple[Tensor, State]:
         logits = torch.zeros(*symbols.shape, self.task.outputs)
         for column in range(symbols.shape[1]):
-            words = [self.task.symbols[n] for n in symbols[:, column]]
+            words = [self.task.symbols[n] for n in symbols[:, column].tolist()]
             while words[-1] != ";":  # padding
                 words.pop()
             answers = [self.task.answers.index(x) for x in executed(words)]
@@ -180,15 +184,9 @@ def test_every_token_is_asked_for() -> None:
 
 def test_it_is_found_by_name_and_says_which_task_it_is() -> None:
     assert TASKS["code-execution"] is CodeExecutionConfig
-    titles = {
-        CodeExecutionConfig(**options).title()
-        for options in (
-            {},
-            {"variables": 5},
-            {"statements": 25},
-            {"conditional_reassignment": True},
-        )
-    }
-    assert len(titles) == 4
+    others = {"variables": 5}, {"statements": 25}, {"conditional_reassignment": True}
+    titles = [CodeExecutionConfig(**options).title() for options in ({}, *others)]  # type: ignore[arg-type]
+    assert titles[0] == "code_execution, 3 variables"
+    assert len(set(titles)) == 4
     with pytest.raises(ConfigError, match="variables: got 6, expected 1 to 5"):
         CodeExecutionConfig(variables=6)

@@ -3,7 +3,7 @@
 import math
 import random
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import pytest
@@ -13,7 +13,11 @@ from fwp_rl.cores.feedforward import FeedforwardConfig
 from fwp_rl.tasks import TASKS
 from fwp_rl.tasks.list_ops import ListOps, ListOpsConfig
 
-VALUE = {"[MIN": min, "[MAX": max, "[FIRST": lambda values: values[0]}
+VALUE: dict[str, Callable[[list[int]], int]] = {
+    "[MIN": min,
+    "[MAX": max,
+    "[FIRST": lambda values: values[0],
+}
 
 
 def opened(count: int, depth: int, data_seed: int = 42) -> ListOps:
@@ -29,7 +33,7 @@ def expressions(task: ListOps) -> Iterator[tuple[list[str], str]]:
         last = batch.mask.int().argmax(0)
         assert (batch.mask.sum(0) == 1).all()
         for column, end in enumerate(last.tolist()):
-            words = [task.symbols[n] for n in batch.input[: end + 1, column]]
+            words = [task.symbols[n] for n in batch.input[: end + 1, column].tolist()]
             yield words, task.answers[batch.target[end, column]]
 
 
