@@ -4,9 +4,10 @@
     each of L layers:  h = h + Out(memory(LN(h)));  h = h + FF(LN(h))
     FF = Linear - ReLU - Linear
 
-as in the reinforcement-learning models of "Going Beyond Linear Transformers with Recurrent Fast
-Weight Programmers" (Irie et al. 2021). No LayerNorm follows the last block. The slow matmuls see
-all T steps at once; a memory alone runs along time.
+as in the models of "Going Beyond Linear Transformers with Recurrent Fast Weight Programmers" (Irie
+et al. 2021) for reinforcement learning and for algorithmic tasks, where dropout follows Out, ReLU
+and the last Linear. No LayerNorm follows the last block. The slow matmuls see all T steps at once;
+a memory alone runs along time.
 """
 
 from collections.abc import Callable, Iterator
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 
 from fwp_rl.config import ConfigError, Range
 from fwp_rl.cores.base import Core, RecurrentCoreConfig
+from fwp_rl.cores.dropout import Dropout
 from fwp_rl.cores.feature_maps import FeatureMap, FeatureMapName
 from fwp_rl.types import State
 
@@ -145,11 +147,12 @@ class Block(nn.Module):
         self.norm = nn.LayerNorm(d) if memory.pre_norm else nn.Identity()
         self.memory = memory
         self.out = nn.Linear(d, d, bias=False)
+        self.dropout = Dropout(config.dropout)
         self.feedforward = feedforward(config)
 
     def forward(self, h: Tensor, state: State, reset: Tensor) -> tuple[Tensor, State]:
         y, state = self.memory(self.norm(h), state, reset)
-        h = h + self.out(y)
+        h = h + self.dropout(self.out(y))
         return h + self.feedforward(h), state
 
 
@@ -158,8 +161,10 @@ def feedforward(config: BlockConfig) -> nn.Module:
     return nn.Sequential(
         nn.LayerNorm(config.hidden_size),
         nn.Linear(config.hidden_size, config.feedforward_size),
-        nn.ReLU(),
+        # one module, for saved policies name the weights by their place
+        nn.Sequential(nn.ReLU(), Dropout(config.dropout)),
         nn.Linear(config.feedforward_size, config.hidden_size),
+        Dropout(config.dropout),
     )
 
 

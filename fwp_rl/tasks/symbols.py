@@ -6,7 +6,7 @@ The core is any of ``fwp_rl.cores``, as an agent has it.
 """
 
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -81,11 +81,16 @@ class SymbolTask(Task):
         return accuracies(model, self.batches(split))
 
 
-def accuracies(model: nn.Module, batches: Iterable[TaskBatch]) -> dict[str, float]:
+def accuracies(
+    model: nn.Module,
+    batches: Iterable[TaskBatch],
+    some: Mapping[str, Callable[[TaskBatch], Tensor]] | None = None,
+) -> dict[str, float]:
     """Of all sequences: ``accuracy``, the share of answers that are right; ``sequence_accuracy``,
     the share of sequences with every answer right; ``loss``, the mean cross-entropy of an answer in
-    nats."""
+    nats; and the accuracy of those answers alone that ``some`` names and picks, bool [T, B]."""
     asked = right = sequences = whole = 0
+    of_some = {name: [0, 0] for name in some or ()}
     total = 0.0
     for batch, logits in predictions(model, batches):
         mask = batch.mask
@@ -97,10 +102,15 @@ def accuracies(model: nn.Module, batches: Iterable[TaskBatch]) -> dict[str, floa
         right += int(hit.sum())
         whole += int((hit | ~mask).all(0).sum())
         sequences += mask.shape[1]
+        for name, pick in (some or {}).items():
+            picked = pick(batch) & mask
+            of_some[name][0] += int((hit & picked).sum())
+            of_some[name][1] += int(picked.sum())
     return {
         "accuracy": right / max(asked, 1),
         "sequence_accuracy": whole / max(sequences, 1),
         "loss": total / max(asked, 1),
+        **{name: hits / max(count, 1) for name, (hits, count) in of_some.items()},
     }
 
 

@@ -17,6 +17,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from fwp_rl.cores.dropout import draws_of_parts
 from fwp_rl.cores.fast_weight_block import drawn_once
 from fwp_rl.losses import StepLosses, join
 from fwp_rl.machine import cpu_threads
@@ -137,9 +138,11 @@ class Descent:
             self._choice = ThreadChoice(self._candidates(len(shards)), self._tell)
         parts: list[StepLosses] = []
         known = [False] * len(self._parameters)
+        dropping = draws_of_parts(self._network, len(shards))
 
         def compute(index: int) -> tuple[StepLosses, Sequence[Tensor | None]]:
-            part = loss(shards[index])
+            with dropping(index):
+                part = loss(shards[index])
             gradients = torch.autograd.grad(
                 part.reduce(divisor), self._parameters, allow_unused=True
             )
