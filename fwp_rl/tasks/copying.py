@@ -15,7 +15,6 @@ A signal (>) asks for the next symbol. The answer is never shown, so that nothin
 say how many were asked for already.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -26,8 +25,6 @@ from fwp_rl.tasks.base import TASKS, TaskBatch
 from fwp_rl.tasks.lengths import Artifacts, Integers, LengthTask, LengthTaskConfig, made_batch
 
 __all__ = ["CopyConfig", "SelectiveCopyConfig"]
-
-Places = Callable[[np.random.Generator, int, int], tuple[int, Integers]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +37,13 @@ class _CopyingConfig(LengthTaskConfig):
     def chance_at(self, length: int) -> float:
         return 1 / self.symbols
 
+    def open(self, seed: int, artifacts: Artifacts = None) -> "_Copying":
+        return _Copying(self, seed)
+
+    def places(self, draws: np.random.Generator, length: int, size: int) -> tuple[int, Integers]:
+        """The step of the first signal, and those of the symbols [items, size], ascending."""
+        raise NotImplementedError
+
 
 @TASKS.register("copy")
 @dataclass(frozen=True, kw_only=True)
@@ -49,14 +53,9 @@ class CopyConfig(_CopyingConfig):
     length: Annotated[int, Range(1, 100_000)] = 16
     """Blanks between the last symbol and the first signal."""
 
-    def open(self, seed: int, artifacts: Artifacts = None) -> "_Copying":
-        return _Copying(self, seed, self._places)
-
-    def _places(self, draws: np.random.Generator, length: int, size: int) -> tuple[int, Integers]:
+    def places(self, draws: np.random.Generator, length: int, size: int) -> tuple[int, Integers]:
         del draws  # the symbols stand first, always
-        return self.items + length, np.broadcast_to(
-            np.arange(self.items)[:, None], (self.items, size)
-        )
+        return self.items + length, np.arange(self.items)[:, None].repeat(size, axis=1)
 
 
 @TASKS.register("selective_copy")
@@ -74,27 +73,21 @@ class SelectiveCopyConfig(_CopyingConfig):
                 f"items: got {self.items}, expected at most the shortest length = {self.shortest}"
             )
 
-    def open(self, seed: int, artifacts: Artifacts = None) -> "_Copying":
-        return _Copying(self, seed, self._places)
-
-    def _places(self, draws: np.random.Generator, length: int, size: int) -> tuple[int, Integers]:
+    def places(self, draws: np.random.Generator, length: int, size: int) -> tuple[int, Integers]:
         order = draws.random((length, size)).argsort(axis=0)
         return length, np.sort(order[: self.items], axis=0)
 
 
 class _Copying(LengthTask):
-    """places(draws, length, size) -> the step of the first signal, and those of the symbols
-    [items, size], ascending."""
-
-    def __init__(self, config: _CopyingConfig, seed: int, places: Places) -> None:
+    def __init__(self, config: _CopyingConfig, seed: int) -> None:
         # a blank and a signal besides the symbols
         super().__init__(config, seed, inputs=config.symbols + 2, outputs=config.symbols)
-        self._config, self._places = config, places
+        self._config = config
 
     def sequences(self, draws: np.random.Generator, length: int, size: int) -> TaskBatch:
         config = self._config
         items, blank = config.items, config.symbols
-        signals, places = self._places(draws, length, size)
+        signals, places = config.places(draws, length, size)
         shown = draws.integers(config.symbols, size=(items, size))
         symbols = np.full((signals + items, size), blank)
         np.put_along_axis(symbols, places, shown, axis=0)

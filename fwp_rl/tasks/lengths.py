@@ -126,7 +126,7 @@ def made_batch(symbols: Integers, target: Integers, mask: NDArray[np.bool_]) -> 
     """Whole sequences [T, B] that all begin at step 0; the mask [T, B], or [T, 1] for all."""
     reset = np.zeros(symbols.shape, np.bool_)
     reset[0] = True
-    whole = np.ascontiguousarray(np.broadcast_to(mask, symbols.shape))
+    whole = np.array(np.broadcast_to(mask, symbols.shape))
     arrays: list[NDArray[Any]] = [symbols, target, whole, reset]
     symbol, answer, asked, first = map(torch.from_numpy, arrays)
     return TaskBatch(input=symbol, target=answer, mask=asked, reset=first)
