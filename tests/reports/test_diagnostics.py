@@ -1,6 +1,8 @@
 """The page of which core can do which sequence task, from runs that the trainer made."""
 
+import json
 import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -11,30 +13,35 @@ from fwp_rl.config import ConfigError
 from fwp_rl.cores import CORES
 from fwp_rl.reports import diagnostics
 from fwp_rl.reports.diagnostics import panels, read_examinations, write_page
+from fwp_rl.runs.directory import RunDirectory
 from fwp_rl.tasks import TASKS
-
-SEEDS = (1, 2)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two cores on two tasks, two seeds, a few steps each; one run that has not ended."""
+    """Two cores on two tasks, a few steps each, and all of it again as of another seed, with other
+    scores; one run that has not ended."""
     path = tmp_path_factory.mktemp("runs")
     options = {"length": 4, "test_lengths": (1, 2), "test_sequences": 8, "validation_sequences": 8}
-    for core in ("feedforward", "gru"):
-        size = {"hidden_size": 8} if core == "gru" else {}
+    for core, size in (("feedforward", {}), ("gru", {"hidden_size": 8})):
         for task in ("parity", "modular_counting"):
-            for seed in SEEDS:
-                SupervisedConfig(
-                    task=TASKS[task](**options, embedding_size=8),
-                    core=CORES[core](**size),
-                    total_steps=2,
-                    batch_size=4,
-                    seed=seed,
-                    run_dir=str(path / f"{core}-{task}-{seed}"),
-                    plain=True,
-                    device="cpu",
-                ).train()
+            run = SupervisedConfig(
+                task=TASKS[task](**options, embedding_size=8),
+                core=CORES[core](**size),
+                total_steps=2,
+                batch_size=4,
+                seed=1,
+                run_dir=str(path / f"{core}-{task}-1"),
+                plain=True,
+                device="cpu",
+            ).train()
+            other = path / f"{core}-{task}-2"
+            shutil.copytree(run, other)
+            config = RunDirectory(other).config
+            config.write_text(config.read_text().replace("seed: 1\n", "seed: 2\n"))
+            result = json.loads((other / "result.json").read_text())
+            result["test"]["accuracy"] = result["score"] = 0.75
+            (other / "result.json").write_text(json.dumps(result))
     (path / "gru-parity-2" / "result.json").unlink()
     return path
 
@@ -43,6 +50,7 @@ def test_every_run_that_has_ended_is_read(folder: Path) -> None:
     runs, skipped = read_examinations([folder])
     assert len(runs) == 7
     assert skipped == {str(folder / "gru-parity-2"): "has no result"}
+    assert sorted(run.seed for run in runs) == [1, 1, 1, 1, 2, 2, 2]
     assert {run.core for run in runs} == {"feedforward", "gru"}
     assert {run.task for run in runs} == {"parity", "modular_counting 5"}
     for run in runs:
