@@ -213,13 +213,10 @@ class LanguageTask(Task):
     def evaluate(self, model: nn.Module, split: Split) -> dict[str, float]:
         """``loss``, nats of a token, and what ``_metrics`` make of it."""
         text = self.texts[split]
-        total = 0.0
-        asked = 0
-        for losses in self._losses(model, text, split):
-            total += float(losses.double().sum())
-            asked += len(losses)
-        assert asked == len(text)
-        return {"loss": total / asked, **self._metrics(total, text)}
+        parts = list(self._losses(model, text, split))
+        assert sum(map(len, parts)) == len(text)
+        nats = float(torch.cat(parts).double().sum())
+        return {"loss": nats / len(text), **self._metrics(nats, text)}
 
     def _metrics(self, nats: float, text: Text) -> dict[str, float]:
         loss = nats / len(text)
