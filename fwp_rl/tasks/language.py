@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from fwp_rl.config import ConfigError, Range

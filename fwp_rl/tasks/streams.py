@@ -78,9 +78,11 @@ def _batch(
     tokens = np.zeros((len(starts), length + 1), np.int64)
     reset = np.zeros((len(starts), length), np.bool_)
     for row, start, stop in zip(tokens, starts.tolist(), stops.tolist(), strict=True):
-        begin, end = max(start - 1, 0), max(min(start + length, stop), start)
-        row[begin - start + 1 : end - start + 1] = text.tokens[begin:end]
-        row[0] = text.first if start == 0 else row[0]
+        begin, end = max(start - 1, 0), min(start + length, stop)
+        if end > start:  # else the stream is over
+            row[begin - start + 1 : end - start + 1] = text.tokens[begin:end]
+        if start == 0:
+            row[0] = text.first
     if documents:
         for row, start in zip(reset, starts.tolist(), strict=True):
             low, high = np.searchsorted(text.documents, (start, start + length))

@@ -4,8 +4,8 @@ Words are what whitespace separates, and ``<eos>`` ends each line, as WikiText-1
 words that the vocabulary lacks become ``<unk>``, which such files may hold already. Documents begin
 at a heading in WikiText's style, a line `` = Title = ``.
 
-A file of any size is read in blocks. Memory is bounded by the vocabulary, while it is counted by
-the different words of the training text, and some megabytes. Tokens of words, two or four bytes
+A file of any size is read in blocks. What takes memory is the vocabulary, while it is counted the
+different words of the training text, and some tens of megabytes. Tokens of words, two or four bytes
 each, go into a temporary file without a name (in ``TMPDIR``) that ends with the process; a text of
 bytes is the file itself. Both are mapped, not loaded.
 """
@@ -16,6 +16,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
@@ -32,7 +33,7 @@ EOS: Final = "<eos>"
 UNKNOWN: Final = "<unk>"
 """A word that is not in the vocabulary, token 1."""
 
-BLOCK: Final = 1 << 20
+BLOCK: Final = 1 << 18
 """Bytes that are read at a time; no word may be longer."""
 
 _HEADING: Final = r"^ ?= (?!= )[^\n]*[^ =\n] = ?$"
@@ -250,7 +251,7 @@ def _parts(text: str, *, at_line_start: bool) -> Iterator[tuple[str, bool]]:
         del starts[0]  # the rest of a long line
     if starts[:1] != [0]:
         yield text[: starts[0] if starts else None], False
-    for start, stop in zip(starts, [*starts[1:], None], strict=True):
+    for start, stop in pairwise([*starts, len(text)]):
         yield text[start:stop], True
 
 

@@ -164,6 +164,7 @@ def test_a_text_of_bytes_has_no_vocabulary(tmp_path: Path) -> None:
     assert (task.measure, task.higher_is_better) == ("bits_per_byte", False)
 
 
+@torch.no_grad()
 def test_the_share_of_unknown_words_is_told(tmp_path: Path) -> None:
     task = opened(tmp_path, vocabulary_size=8)
     words = Path(task.texts["test"].path).read_text().replace("\n", " <eos> ").split()
@@ -183,7 +184,7 @@ WRONG: list[tuple[Mapping[str, Any], str]] = [
     ({"test": b"a b\n"}, r"test: \S+: has 3 tokens, expected at least one segment, 8"),
     ({"level": "byte", "test": b"a b\n"}, r"test: \S+: has 4 tokens, expected at least one"),
     (
-        {"min_count": 1, "test": b"never seen before\n" * 9},
+        {"min_count": 1, "validation": b"never seen before\n" * 9},
         r"min_count: got 1, .* has no <unk>, but \S+ has 27 words",
     ),
 ]
