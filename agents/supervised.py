@@ -99,6 +99,7 @@ def train(config: SupervisedConfig, *, resume: Path | None = None) -> Path:
     """
     with TaskSession(config, resume=resume) as session:
         task = config.task.open(derive_seed(config.seed, "task"), session.artifacts())
+        task.batch(session.step, config.batch_size)  # what it refuses is said before a run is there
         network = task.model(config.core).to(session.device)
         optimizer = torch.optim.AdamW(
             network.parameters(),
