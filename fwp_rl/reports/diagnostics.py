@@ -19,11 +19,14 @@ from fwp_rl.config import ConfigError
 from fwp_rl.reports.figures import LIGHT, Draw, Theme, draw
 from fwp_rl.reports.heatmap import SEQUENTIAL, colours
 from fwp_rl.reports.plots import new_figure
-from fwp_rl.reports.records import Record, read_records
+from fwp_rl.reports.records import compared
+from fwp_rl.reports.sources import find_runs, no_runs, plain, reason
 from fwp_rl.runs.directory import RunDirectory
 from fwp_rl.runs.files import write_file
+from fwp_rl.runs.presets import task_config_from_dict
 from fwp_rl.runs.results import task_result
 from fwp_rl.runs.schema import TaskResult
+from fwp_rl.runs.yaml_files import read_yaml
 from fwp_rl.tasks import TaskConfig
 from fwp_rl.tasks.lengths import LengthTaskConfig
 
@@ -67,47 +70,50 @@ class Panel:
 
 
 def read_examinations(paths: Sequence[str | Path]) -> tuple[list[Examination], dict[str, str]]:
-    """The runs on sequence tasks at these paths that have ended, and what was left out and why.
+    """The runs at these paths that have a result on a sequence task, and what was left out and why.
 
     ConfigError where there is none.
     """
-    records = read_records(paths)
-    skipped = dict(records.skipped)
-    found = []
-    for run in records.runs:
-        read = _examination(run)
-        if isinstance(read, str):
-            skipped[str(run.path)] = read
-        else:
-            found.append(read)
-    if not found:
-        why = "; ".join(f"{path}: {reason}" for path, reason in skipped.items())
-        raise ConfigError(f"no run on a sequence task to report on: {why}")
-    return found, skipped
+    found, skipped = find_runs(paths)
+    runs: dict[tuple[str, str, int], Examination] = {}
+    for path, labels in found.items():
+        try:
+            run = _examination(RunDirectory(path), labels)
+            key = (run.core, run.task, run.seed)
+            if key in runs:  # a mean over them would be of two experiments
+                raise ConfigError("another run has its core, task and seed")
+            runs[key] = run
+        # whatever is wrong with one directory, the others are reported on
+        except Exception as error:
+            skipped[plain(str(path))] = reason(error, path)
+    if not runs:
+        raise no_runs(skipped)
+    return list(runs.values()), skipped
 
 
-def _examination(run: Record) -> Examination | str:
-    """What a run came to, or why it tells nothing."""
-    task = getattr(run.config, "task", None)
-    if not isinstance(task, TaskConfig):
-        return "is no run on a sequence task"
-    result = task_result(RunDirectory(run.path))
+def _examination(run: RunDirectory, labels: Mapping[str, str]) -> Examination:
+    config = read_yaml(run.config)
+    if "task" not in config:
+        raise ConfigError("is no run on a sequence task")
+    task = task_config_from_dict(config["task"], source=str(run.config))
+    result = task_result(run)
     if result is None or result.score is None:
-        return "has no result"
+        raise ConfigError("has no result")
     bounds = task.score_bounds()
-    longest_chance = None
-    if isinstance(task, LengthTaskConfig):
-        longest_chance = task.chance_at(task.tested[-1])
     return Examination(
-        core=run.label,
-        task=run.task,
-        seed=run.seed,
+        core=compared(labels) or str(config["core"]["name"]),
+        task=labels.get("task", task.title()),
+        seed=int(config["seed"]),
         result=result,
         score=result.score,
         longest=result.test.get("long_accuracy"),
         chance=None if bounds is None else bounds[0],
-        longest_chance=longest_chance,
+        longest_chance=_longest_chance(task),
     )
+
+
+def _longest_chance(task: TaskConfig) -> float | None:
+    return task.chance_at(task.tested[-1]) if isinstance(task, LengthTaskConfig) else None
 
 
 def panels(runs: Sequence[Examination]) -> list[Panel]:

@@ -25,7 +25,8 @@ from fwp_rl.runs.metrics import read_metrics
 from fwp_rl.runs.presets import experiment, load_preset
 from fwp_rl.runs.results import paper_evaluation, score, task_result
 
-__all__ = ["Evaluation", "PaperEvaluation", "Record", "Records", "Size", "read_records"]
+__all__ = ["Evaluation", "PaperEvaluation", "Record", "Records", "Size"]
+__all__ += ["compared", "read_records"]
 
 _TASK_AXES = re.compile(r"task|game|games|preset|env(\..*)?")
 _FILMS = {".mp4": (4, b"ftyp"), ".gif": (0, b"GIF8")}
@@ -151,17 +152,12 @@ def _read(path: Path, labels: Mapping[str, str], sizes: dict[str, Size | None]) 
     config = load_preset(run.config)
     task = config.subject()
     metric = RETURN if isinstance(config, TrainConfig) else VALIDATION
-    compared = [
-        _in_words(axis, label)
-        for axis, label in labels.items()
-        if axis != "seed" and not _TASK_AXES.fullmatch(axis)
-    ]
     rows = read_metrics(run.metrics, names=(metric,), limit=CURVE_POINTS)
     times = [row["time"] for row in rows if math.isfinite(row.get("time", math.nan))]
     network = repr(experiment(config, without=("seed", "total_steps")))
     if network not in sizes:
         sizes[network] = _size(config, run)
-    label = ", ".join(compared) or CORES.name_of(type(config.core))
+    label = compared(labels) or CORES.name_of(type(config.core))
     return Record(
         path=path,
         config=config,
@@ -176,6 +172,15 @@ def _read(path: Path, labels: Mapping[str, str], sizes: dict[str, Size | None]) 
         score=_score(run),
         paper=_paper(run),
         video=_film(path),
+    )
+
+
+def compared(labels: Mapping[str, str]) -> str:
+    """What an ablation compares in a run, by its labels there; "" for a run of none."""
+    return ", ".join(
+        _in_words(axis, label)
+        for axis, label in labels.items()
+        if axis != "seed" and not _TASK_AXES.fullmatch(axis)
     )
 
 

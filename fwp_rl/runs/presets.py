@@ -31,6 +31,7 @@ __all__ = [
     "first_change",
     "load_preset",
     "policy_config_from_dict",
+    "task_config_from_dict",
     "unsettled",
 ]
 
@@ -69,6 +70,12 @@ def policy_config_from_dict(data: Mapping[str, Any], *, source: str = "policy") 
 def env_config_from_dict(data: Mapping[str, Any], *, source: str = "env") -> EnvConfig:
     """An environment's config from plain data; ``name:`` names the family."""
     config: EnvConfig = _build_section(ENVS, None, data, source, "")
+    return config
+
+
+def task_config_from_dict(data: Mapping[str, Any], *, source: str = "task") -> TaskConfig:
+    """A sequence task's config from plain data; ``name:`` names the task."""
+    config: TaskConfig = _build_section(TASKS, None, data, source, "")
     return config
 
 

@@ -12,7 +12,7 @@ from fwp_rl.agents.supervised import SupervisedConfig
 from fwp_rl.config import ConfigError
 from fwp_rl.cores import CORES
 from fwp_rl.reports import diagnostics
-from fwp_rl.reports.diagnostics import panels, read_examinations, write_page
+from fwp_rl.reports.diagnostics import panels, read_examinations
 from fwp_rl.runs.directory import RunDirectory
 from fwp_rl.tasks import TASKS
 
@@ -61,6 +61,23 @@ def test_every_run_that_has_ended_is_read(folder: Path) -> None:
         assert (run.chance > run.longest_chance) == (run.task == "modular_counting 5")
 
 
+def test_runs_that_cannot_be_told_apart_are_not_pooled(folder: Path, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        shutil.copytree(folder / "gru-parity-1", tmp_path / name)
+    runs, skipped = read_examinations([tmp_path])
+    assert len(runs) == 1
+    assert skipped == {str(tmp_path / "two"): "another run has its core, task and seed"}
+
+
+def test_an_ablations_labels_name_cores_and_tasks(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder / "gru-parity-1", tmp_path / "cell")
+    labels = {"core": "small gru", "task": "easy", "seed": "1"}
+    cells = [{"name": "cell", "run": "cell", "labels": labels}]
+    (tmp_path / "ablation.json").write_text(json.dumps({"cells": cells}))
+    ((run,), _) = read_examinations([tmp_path])
+    assert (run.core, run.task, run.seed) == ("small gru", "easy", 1)
+
+
 def test_a_panel_holds_every_seed_of_every_square(folder: Path) -> None:
     runs, _ = read_examinations([folder])
     short, long = panels(runs)
@@ -78,11 +95,14 @@ def test_a_panel_holds_every_seed_of_every_square(folder: Path) -> None:
     ]
 
 
-def test_the_page_has_the_means_the_runs_and_a_picture(folder: Path, tmp_path: Path) -> None:
+def test_the_page_has_the_means_the_runs_and_a_picture(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("matplotlib")
-    runs, skipped = read_examinations([folder])
+    runs, _ = read_examinations([folder])
     page = tmp_path / "results" / "diagnostics.md"
-    write_page(runs, page, skipped=skipped)
+    monkeypatch.setattr(sys, "argv", ["diagnostics", str(folder), "--output", str(page)])
+    diagnostics.main()
     text = page.read_text()
     assert (tmp_path / "results" / "diagnostics.png").read_bytes()[1:4] == b"PNG"
     assert "](diagnostics.png)" in text

@@ -26,10 +26,11 @@ def test_parity_takes_eigenvalues_below_zero(tmp_path: Path) -> None:
     config = SupervisedConfig(
         task=TASKS["parity"](length=12, test_sequences=256),
         core=DeltaNetConfig(feature_map="identity", allow_negative_eigenvalues=True, **size),
-        batch_size=64,
+        gradient_shards=1,
+        batch_size=32,
         learning_rate=5e-3,
-        total_steps=1000,
-        evaluate_every=100,
+        total_steps=500,
+        evaluate_every=50,
         stop_at=0.999,
         device="cpu",
         plain=True,
@@ -37,34 +38,35 @@ def test_parity_takes_eigenvalues_below_zero(tmp_path: Path) -> None:
     )
     able = result_of(config)
     assert able.stopped == "solved"
+    assert able.test["accuracy"] > 0.99
+    assert able.test["long_accuracy"] > 0.9
     unable = result_of(
         replace(
             config,
             core=LinearTransformerConfig(feature_map="identity", **size),
-            total_steps=able.steps,
             run_dir=str(tmp_path / "linear_transformer"),
         )
     )
-    assert able.test["accuracy"] > 0.99
-    assert able.test["long_accuracy"] > 0.9
+    assert unable.steps == 500 > 2 * able.steps
     assert unable.test["accuracy"] < 0.9
     assert unable.test["long_accuracy"] < 0.6
 
 
 @pytest.mark.slow
-def test_a_delta_net_learns_to_recall_pairs(tmp_path: Path) -> None:
+def test_a_delta_net_learns_to_copy_and_holds_it_for_any_time(tmp_path: Path) -> None:
     config = SupervisedConfig(
-        task=TASKS["associative_recall"](length=6, pairs=2, queries=2, symbols=6),
+        task=TASKS["copy"](length=4, items=3, symbols=4, test_sequences=256),
         core=DeltaNetConfig(layers=2, hidden_size=32, heads=2, feedforward_size=64),
-        batch_size=64,
+        gradient_shards=1,
+        batch_size=32,
         learning_rate=5e-3,
-        total_steps=1500,
-        evaluate_every=100,
-        stop_at=0.98,
+        total_steps=1000,
+        evaluate_every=50,
+        stop_at=0.99,
         device="cpu",
         plain=True,
         run_dir=str(tmp_path / "delta_net"),
     )
     result = result_of(config)
-    assert result.test["accuracy"] > 0.95
+    assert result.test["accuracy"] > 0.97
     assert result.test["long_accuracy"] > 0.9
