@@ -16,7 +16,7 @@ no bias.
 import math
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +27,8 @@ from fwp_rl.cores import CoreConfig, build_core
 from fwp_rl.types import State
 
 __all__ = ["LanguageModel", "Softmax", "embed"]
+
+SIZE_WITHOUT_CORE: Final = 128
 
 Tables: TypeAlias = Sequence[tuple[Tensor, Tensor | None]]
 """For each cluster of words, in their order, vectors [n, h] and what makes them [n, D]: [h, D], or
@@ -48,7 +50,8 @@ class LanguageModel(nn.Module):
     ) -> None:
         """
         words           their number
-        embedding_size  of their vectors; none: that of the core's output, as tied ones must have it
+        embedding_size  of their vectors; none: that of the core's output, as tied ones must have it,
+                        or 128 where a core's output is as large as its input
         cutoffs         the first word of each cluster of the adaptive softmax; those beyond the
                         last word are left out, and none of them means a plain softmax
         divisor         of the size of the vectors, from each cluster to the next
@@ -56,7 +59,7 @@ class LanguageModel(nn.Module):
         """
         super().__init__()
         with torch.device("meta"):  # to know the size of a core's output, and no more
-            output_size = build_core(core, 1).output_size
+            output_size = build_core(core, embedding_size or SIZE_WITHOUT_CORE).output_size
         size = embedding_size or output_size
         if tied and size != output_size:
             raise ConfigError(

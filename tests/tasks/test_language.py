@@ -245,25 +245,28 @@ def test_a_grammar_is_learned_as_well_as_it_can_be(tmp_path: Path) -> None:
         path.write_text("".join(f"{line}\n" for line in texts[name]))
     task = LanguageConfig(
         **{name: str(path) for name, path in paths.items()},  # type: ignore[arg-type]
-        segment_length=32,
+        segment_length=16,
         cutoffs=(12,),
-        evaluation_streams=8,
+        evaluation_streams=4,
     )
+    sizes = {"layers": 1, "hidden_size": 32, "heads": 4, "feedforward_size": 64}
     config = SupervisedConfig(
         task=task,
-        core=DeltaNetConfig(layers=1, hidden_size=32, heads=4, feedforward_size=64),
-        batch_size=16,
-        learning_rate=5e-3,
+        core=DeltaNetConfig(feature_map="softmax", **sizes),  # type: ignore[arg-type]
+        batch_size=32,
+        learning_rate=1e-2,
         schedule="linear",
-        total_steps=500,
-        evaluate_every=250,
+        total_steps=400,
+        evaluate_every=400,
         run_dir=str(tmp_path / "run"),
         device="cpu",
     )
     measured = _test_loss(config)
     least = nats(texts["test"])
-    assert least - 0.01 < measured < least + 0.03
-    forgetful = replace(config, core=FeedforwardConfig(), run_dir=str(tmp_path / "forgetful"))
+    assert least - 0.01 < measured < least + 0.06
+    forgetful = replace(
+        config, core=FeedforwardConfig(), total_steps=200, run_dir=str(tmp_path / "forgetful")
+    )
     assert _test_loss(forgetful) > least + 0.25, "who forgets pays ln 8 in a sentence"
     assert (tmp_path / "run" / "task" / "vocabulary.txt").is_file()
 

@@ -5,7 +5,9 @@ import torch
 from torch.nn.functional import one_hot
 
 from fwp_rl.config import ConfigError
+from fwp_rl.cores import CoreConfig
 from fwp_rl.cores.delta_net import DeltaNetConfig
+from fwp_rl.cores.feedforward import FeedforwardConfig
 from fwp_rl.cores.rnn import LSTMConfig
 from fwp_rl.tasks.language_model import Embedding, LanguageModel, Softmax, embed
 
@@ -74,6 +76,20 @@ def test_the_small_setting_has_the_papers_number_of_weights() -> None:
         )
     total = sum(parameter.numel() for parameter in model.parameters())
     assert 40e6 < total < 46e6, "40M in the paper, about"
+
+
+@pytest.mark.parametrize(
+    ("core", "given", "expected"),
+    [(LSTMConfig(hidden_size=24), None, 24), (FeedforwardConfig(), None, 128)]
+    + [(FeedforwardConfig(), 24, 24)],
+)
+def test_words_are_as_large_as_the_cores_output(
+    core: CoreConfig, given: int | None, expected: int
+) -> None:
+    model = LanguageModel(core, words=WORDS, embedding_size=given, cutoffs=(), divisor=1, tied=True)
+    reset = torch.zeros(3, 2, dtype=torch.bool)
+    y, _ = model(torch.zeros(3, 2, dtype=torch.int64), model.initial_state(2), reset)
+    assert y.shape == (3, 2, expected)
 
 
 def test_tied_words_need_the_size_of_the_cores_output() -> None:
