@@ -50,8 +50,8 @@ class LanguageModel(nn.Module):
     ) -> None:
         """
         words           their number
-        embedding_size  of their vectors; none: that of the core's output, as tied ones must have it,
-                        or 128 where a core's output is as large as its input
+        embedding_size  of their vectors; none: that of the core's output, as tied ones must have
+                        it, or 128 where a core's output is as large as its input
         cutoffs         the first word of each cluster of the adaptive softmax; those beyond the
                         last word are left out, and none of them means a plain softmax
         divisor         of the size of the vectors, from each cluster to the next

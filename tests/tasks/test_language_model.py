@@ -80,8 +80,11 @@ def test_the_small_setting_has_the_papers_number_of_weights() -> None:
 
 @pytest.mark.parametrize(
     ("core", "given", "expected"),
-    [(LSTMConfig(hidden_size=24), None, 24), (FeedforwardConfig(), None, 128)]
-    + [(FeedforwardConfig(), 24, 24)],
+    [
+        (LSTMConfig(hidden_size=24), None, 24),
+        (FeedforwardConfig(), None, 128),
+        (FeedforwardConfig(), 24, 24),
+    ],
 )
 def test_words_are_as_large_as_the_cores_output(
     core: CoreConfig, given: int | None, expected: int

@@ -21,7 +21,7 @@ LENGTHS: Final = (2, 3, 4, 5)
 FILLERS: Final = tuple(f"word{n}" for n in range(1, 17))
 
 _P: Final = (1 / np.arange(1, 17)) / (1 / np.arange(1, 17)).sum()
-_NATS: Final = dict(zip(FILLERS, (-np.log(_P)).tolist(), strict=True))
+_NATS: Final[dict[str, float]] = dict(zip(FILLERS, (-np.log(_P)).tolist(), strict=True))
 
 
 def sentences(count: int, seed: int) -> list[str]:
