@@ -77,11 +77,12 @@ class ModularCountingConfig(_WalkConfig):
 
     modulus: Annotated[int, Range(2, 1000)] = 5
     """m, the number of states."""
-    steps: Literal["signs", "digits"] = "signs"
-    """What is added: 0, 1 or -1, or any number below m."""
+    steps: Literal["digits", "signs"] = "digits"
+    """What is added: any number below m, or 0, 1 or -1. The sum of a few signs is a small number,
+    and hardly asks for the modulus."""
 
     def _name(self) -> str:
-        return f"{super()._name()} {self.modulus}" + ", digits" * (self.steps == "digits")
+        return f"{super()._name()} {self.modulus}" + ", signs" * (self.steps == "signs")
 
     def table(self) -> Integers:
         added = [0, 1, -1] if self.steps == "signs" else list(range(self.modulus))

@@ -24,9 +24,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("runs")
     options = {"length": 4, "test_lengths": (1, 2), "test_sequences": 8, "validation_sequences": 8}
     for core, size in (("feedforward", {}), ("gru", {"hidden_size": 8})):
-        for task in ("parity", "modular_counting"):
+        for task, steps in (("parity", {}), ("modular_counting", {"steps": "signs"})):
             run = SupervisedConfig(
-                task=TASKS[task](**options, embedding_size=8),
+                task=TASKS[task](**options, **steps, embedding_size=8),
                 core=CORES[core](**size),
                 total_steps=2,
                 batch_size=4,
@@ -52,13 +52,13 @@ def test_every_run_that_has_ended_is_read(folder: Path) -> None:
     assert skipped == {str(folder / "gru-parity-2"): "has no result"}
     assert sorted(run.seed for run in runs) == [1, 1, 1, 1, 2, 2, 2]
     assert {run.core for run in runs} == {"feedforward", "gru"}
-    assert {run.task for run in runs} == {"parity", "modular_counting 5"}
+    assert {run.task for run in runs} == {"parity", "modular_counting 5, signs"}
     for run in runs:
         assert run.score == run.result.test["accuracy"]
         assert run.longest == run.result.test["accuracy_at_8"]
         assert run.chance is not None
         assert run.longest_chance is not None
-        assert (run.chance > run.longest_chance) == (run.task == "modular_counting 5")
+        assert (run.chance > run.longest_chance) == (run.task == "modular_counting 5, signs")
 
 
 def test_runs_that_cannot_be_told_apart_are_not_pooled(folder: Path, tmp_path: Path) -> None:
@@ -83,7 +83,7 @@ def test_a_panel_holds_every_seed_of_every_square(folder: Path) -> None:
     short, long = panels(runs)
     for panel in (short, long):
         assert panel.cores == ["feedforward", "gru"]
-        assert set(panel.tasks) == {"parity", "modular_counting 5"}
+        assert set(panel.tasks) == {"parity", "modular_counting 5, signs"}
         assert {key: len(scores) for key, scores in panel.scores.items()} == {
             (core, task): 1 if (core, task) == ("gru", "parity") else 2
             for core in panel.cores
@@ -111,7 +111,7 @@ def test_the_page_has_the_means_the_runs_and_a_picture(
     mean = sum(r.score for r in runs if (r.core, r.task) == ("feedforward", "parity")) / 2
     assert f"{mean:.3f} → " in row
     assert "| chance |" in text
-    assert len(re.findall(r"\| (?:parity|modular_counting 5) \| [12] \|", text)) == 7
+    assert len(re.findall(r"\| (?:parity|modular_counting 5, signs) \| [12] \|", text)) == 7
     assert "gru-parity-2: has no result" in text
 
 

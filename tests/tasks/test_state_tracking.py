@@ -66,8 +66,8 @@ def permuted(n: int, kind: str) -> Follow:
 
 CASES: dict[str, tuple[str, dict[str, Any], Follow]] = {
     "parity": ("parity", {}, parity),
-    "signs": ("modular_counting", {"modulus": 5}, signs(5)),
-    "digits": ("modular_counting", {"modulus": 4, "steps": "digits"}, digits(4)),
+    "signs": ("modular_counting", {"modulus": 5, "steps": "signs"}, signs(5)),
+    "digits": ("modular_counting", {"modulus": 4}, digits(4)),
     **{
         f"S{n}, {kind}": ("permutations", {"objects": n, "steps": kind}, permuted(n, kind))
         for n in (3, 4, 5)
@@ -113,7 +113,7 @@ def test_chance_is_what_the_best_constant_answer_gets_over_all_sequences(
 
 
 def test_symbols_are_uniform_and_independent_of_the_symbols_before() -> None:
-    batch = TASKS["modular_counting"](length=2).open(3).batch(0, 9000)
+    batch = TASKS["modular_counting"](length=2, modulus=3).open(3).batch(0, 9000)
     pairs = 3 * batch.input[0].numpy() + batch.input[1].numpy()
     assert abs(np.bincount(pairs, minlength=9) / 9000 - 1 / 9).max() < 5 * np.sqrt(0.1 / 9000)
 
@@ -125,7 +125,7 @@ def test_titles_say_which_group_and_which_symbols() -> None:
     assert title("parity") == "parity"
     assert title("parity", asked="last") == "parity, last"
     assert title("modular_counting", modulus=7) == "modular_counting 7"
-    assert title("modular_counting", steps="digits") == "modular_counting 5, digits"
+    assert title("modular_counting", steps="signs") == "modular_counting 5, signs"
     assert title("permutations", objects=5, steps="swaps", asked="last") == (
         "permutations S5, swaps, last"
     )
