@@ -16,7 +16,7 @@ no bias.
 import math
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Final, TypeAlias
+from typing import Final, TypeAlias, cast
 
 import torch
 import torch.nn.functional as F
@@ -102,7 +102,7 @@ class Softmax(nn.Module):
             size, words, list(cutoffs), div_value=divisor, head_bias=True
         )
         _draw_vectors(self.adaptive.head.weight)
-        for projection, vectors in self.adaptive.tail:
+        for projection, vectors in _clusters(self.adaptive):
             nn.init.normal_(projection.weight, std=size**-0.5)
             _draw_vectors(vectors.weight)
 
@@ -129,8 +129,8 @@ class Softmax(nn.Module):
             return [(self.plain.weight, None)]
         assert self.adaptive is not None
         head = self.adaptive.head.weight[: self.adaptive.shortlist_size]
-        tail = [(vectors.weight, projection.weight) for projection, vectors in self.adaptive.tail]
-        return [(head, None), *tail]
+        clusters = _clusters(self.adaptive)
+        return [(head, None), *((vectors.weight, p.weight) for p, vectors in clusters)]
 
 
 class Embedding(nn.Module):
@@ -153,6 +153,11 @@ class Embedding(nn.Module):
 
     def tables(self) -> Tables:
         return list(zip(self.vectors, [None, *self.projections], strict=True))
+
+
+def _clusters(softmax: nn.AdaptiveLogSoftmaxWithLoss) -> list[list[nn.Linear]]:
+    """The projection and the vectors of each cluster."""
+    return [cast("list[nn.Linear]", list(cluster.children())) for cluster in softmax.tail]
 
 
 def embed(words: Tensor, tables: Tables) -> Tensor:

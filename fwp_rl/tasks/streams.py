@@ -84,9 +84,9 @@ def _batch(
         if start == 0:
             row[0] = text.first
     if documents:
-        for row, start in zip(reset, starts.tolist(), strict=True):
+        for column, start in enumerate(starts.tolist()):
             low, high = np.searchsorted(text.documents, (start, start + length))
-            row[text.documents[low:high] - start] = True
+            reset[column, text.documents[low:high] - start] = True
     mask = starts[:, None] + np.arange(length) < stops[:, None]
     time_major = tokens.T.copy()
     return TaskBatch(
