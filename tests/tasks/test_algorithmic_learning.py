@@ -84,46 +84,37 @@ def test_threads_change_nothing_of_what_is_dropped() -> None:
 @pytest.mark.slow
 def test_a_resumed_run_drops_what_it_would_have_dropped(tmp_path: Path) -> None:
     through = train(config(tmp_path / "through"))
-    half = train(config(tmp_path / "half", total_steps=6, evaluate_every=4))
+    half = train(config(tmp_path / "half", total_steps=6))
     again = train(config(half), resume=half)
     for name, value in weights(through).items():
         assert torch.equal(value, weights(again)[name]), name
 
 
+QUICK: dict[str, Any] = {
+    "core": SMALL,
+    "batch_size": 32,
+    "learning_rate": 3e-3,
+    "gradient_shards": 1,
+    "total_steps": 700,
+    "evaluate_every": 50,
+}
+
+
 @pytest.mark.slow
 def test_short_programs_are_executed(tmp_path: Path) -> None:
-    task = CodeExecutionConfig(variables=2, statements=5, train_size=4000, validation_size=200)
-    run = train(
-        config(
-            tmp_path / "run",
-            task=task,
-            core=SMALL,
-            total_steps=1500,
-            batch_size=32,
-            learning_rate=3e-3,
-            evaluate_every=100,
-            stop_at=0.9,
-        )
-    )
-    assert reached(run, "sequence_accuracy") > 0.85
-    assert reached(run, "print_accuracy") > 0.9
+    """Without memory about one program in fifty is right, and one print in six."""
+    task = CodeExecutionConfig(variables=2, statements=5, validation_size=200)
+    run = train(config(tmp_path / "run", task=task, stop_at=0.25, **QUICK))
+    assert reached(run, "sequence_accuracy") > 0.2
+    assert reached(run, "print_accuracy") > 0.45
 
 
 @pytest.mark.slow
 def test_shallow_expressions_are_evaluated(tmp_path: Path) -> None:
-    run = train(
-        config(
-            tmp_path / "run",
-            task=ListOpsConfig(depth=2, validation_size=200),
-            core=SMALL,
-            total_steps=1500,
-            batch_size=32,
-            learning_rate=3e-3,
-            evaluate_every=100,
-            stop_at=0.9,
-        )
-    )
-    assert reached(run, "accuracy") > 0.85
+    """To say 9 always is right for a fifth of them."""
+    task = ListOpsConfig(depth=2, validation_size=200)
+    run = train(config(tmp_path / "run", task=task, stop_at=0.6, **QUICK))
+    assert reached(run, "accuracy") > 0.5
 
 
 @pytest.mark.long
