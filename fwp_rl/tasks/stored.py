@@ -21,7 +21,7 @@ from fwp_rl.config import Range
 from fwp_rl.tasks.base import Split, SymbolTaskConfig, TaskBatch
 from fwp_rl.tasks.symbols import SymbolTask
 
-__all__ = ["NOTHING", "Sequences", "StoredTask", "StoredTaskConfig"]
+__all__ = ["NOTHING", "Epochs", "Sequences", "StoredTask", "StoredTaskConfig"]
 
 NOTHING: Final = -1
 """The answer of a step at which nothing is asked."""
@@ -90,7 +90,6 @@ class StoredTask(SymbolTask):
         """``make(draw, count)`` makes so many sequences."""
         super().__init__(seed)
         self.embedding_size = config.embedding_size
-        self._together = config.sorted_batches
         sizes: dict[_Part, int] = {
             "train": config.train_size,
             "validation": config.validation_size,
@@ -100,16 +99,10 @@ class StoredTask(SymbolTask):
             part: make(np.random.default_rng([config.data_seed, number]), size)
             for number, (part, size) in enumerate(sizes.items())
         }
-        self._last_order: tuple[int, NDArray[np.int64]] = (0, self._draw_order(0))
+        self._epochs = Epochs(self.sets["train"].length, config.sorted_batches, self.draws)
 
     def batch(self, step: int, size: int) -> TaskBatch:
-        window, place = divmod(step, self._together)
-        count = self._together * size
-        chosen = self._read(window * count, count)
-        # for one batch alone this decides the order of its columns, which is nobody's matter
-        chosen = chosen[np.argsort(self.sets["train"].length[chosen], kind="stable")]
-        batches = self.draws("batches", window).permutation(self._together)
-        return self.sets["train"].batch(chosen.reshape(-1, size)[batches[place]])
+        return self.sets["train"].batch(self._epochs.chosen(step, size))
 
     def batches(self, split: Split) -> Iterator[TaskBatch]:
         sequences = self.sets[split]
@@ -117,10 +110,38 @@ class StoredTask(SymbolTask):
         for start in range(0, len(by_length), EVALUATION_BATCH):
             yield sequences.batch(by_length[start : start + EVALUATION_BATCH])
 
+
+class Epochs:
+    """Which sequences the batch of a step holds: a permutation of them all, then the next one.
+    ``together`` batches are cut from there at a time, after sorting by length."""
+
+    def __init__(
+        self,
+        length: NDArray[np.int64],
+        together: int,
+        draws: Callable[[str, int], np.random.Generator],
+    ) -> None:
+        """
+        length  [N]  of the sequences
+        draws   the task's
+        """
+        self._length, self._together, self._draws = length, together, draws
+        self._last_order: tuple[int, NDArray[np.int64]] = (0, self._draw_order(0))
+
+    def chosen(self, step: int, size: int) -> NDArray[np.int64]:
+        """[size] numbers of sequences."""
+        window, place = divmod(step, self._together)
+        count = self._together * size
+        chosen = self._read(window * count, count)
+        # for one batch alone this decides the order of its columns, which is nobody's matter
+        chosen = chosen[np.argsort(self._length[chosen], kind="stable")]
+        batches = self._draws("batches", window).permutation(self._together)
+        columns: NDArray[np.int64] = chosen.reshape(-1, size)[batches[place]]
+        return columns
+
     def _read(self, start: int, count: int) -> NDArray[np.int64]:
         """What is read at these places of all epochs, one behind the other."""
-        size = len(self.sets["train"].length)
-        epoch, place = np.divmod(np.arange(start, start + count), size)
+        epoch, place = np.divmod(np.arange(start, start + count), len(self._length))
         parts = [self._order(e)[place[epoch == e]] for e in range(epoch[0], epoch[-1] + 1)]
         return np.concatenate(parts)
 
@@ -132,4 +153,5 @@ class StoredTask(SymbolTask):
         return order
 
     def _draw_order(self, epoch: int) -> NDArray[np.int64]:
-        return self.draws("epoch", epoch).permutation(len(self.sets["train"].length))
+        order: NDArray[np.int64] = self._draws("epoch", epoch).permutation(len(self._length))
+        return order
