@@ -99,6 +99,8 @@ def _examination(run: RunDirectory, labels: Mapping[str, str]) -> Examination:
     result = task_result(run)
     if result is None or result.score is None:
         raise ConfigError("has no result")
+    if result.measure != "accuracy":
+        raise ConfigError(f"is measured by {result.measure}, not by a share of right answers")
     bounds = task.score_bounds()
     return Examination(
         core=compared(labels) or str(config["core"]["name"]),
