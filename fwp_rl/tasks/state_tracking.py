@@ -48,12 +48,12 @@ class _WalkConfig(LengthTaskConfig):
         """Exactly: the most likely state over the steps that are asked for."""
         table = self.table()
         states, symbols = table.shape
-        share = np.zeros(states)
+        share: NDArray[np.float64] = np.zeros(states)
         share[0] = 1
-        total = np.zeros(states)
+        total: NDArray[np.float64] = np.zeros(states)
         for _ in range(length):
             spread = np.repeat(share / symbols, symbols)
-            share = np.bincount(table.ravel(), weights=spread, minlength=states)
+            share = np.bincount(table.ravel(), weights=spread, minlength=states).astype(np.float64)
             total += share
         return float(share.max() if self.asked == "last" else total.max() / length)
 
