@@ -106,7 +106,7 @@ def test_short_programs_are_executed(tmp_path: Path) -> None:
     task = CodeExecutionConfig(variables=2, statements=5, validation_size=200)
     run = train(config(tmp_path / "run", task=task, stop_at=0.25, **QUICK))
     assert reached(run, "sequence_accuracy") > 0.2
-    assert reached(run, "print_accuracy") > 0.45
+    assert reached(run, "print_accuracy") > 0.3
 
 
 @pytest.mark.slow
