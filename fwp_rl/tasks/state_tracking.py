@@ -18,6 +18,7 @@ from itertools import combinations, permutations
 from typing import Annotated, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fwp_rl.config import Range
 from fwp_rl.tasks.base import TASKS, TaskBatch
