@@ -85,6 +85,9 @@ class LanguageConfig(TaskConfig):
     """Of the size of the words' vectors, from one cluster to the next."""
     tied: bool = True
     """Read and predict words by the same vectors."""
+    dropout: Annotated[float, Range(0, 0.99)] = 0.0
+    """Share of the numbers that are set to 0 in learning, of the words' vectors and of what the
+    softmax reads; the core has its own."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -195,6 +198,7 @@ class LanguageTask(Task):
             cutoffs=config.cutoffs,
             divisor=config.projection_divisor,
             tied=config.tied,
+            dropout=config.dropout,
         )
 
     def batch(self, step: int, size: int) -> TaskBatch:

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from fwp_rl.config import ConfigError
 from fwp_rl.cores import CoreConfig, build_core
+from fwp_rl.cores.dropout import Dropout
 from fwp_rl.types import State
 
 __all__ = ["LanguageModel", "Softmax", "embed"]
@@ -47,6 +48,7 @@ class LanguageModel(nn.Module):
         cutoffs: Sequence[int],
         divisor: int,
         tied: bool,
+        dropout: float = 0.0,
     ) -> None:
         """
         words           their number
@@ -56,6 +58,7 @@ class LanguageModel(nn.Module):
                         last word are left out, and none of them means a plain softmax
         divisor         of the size of the vectors, from each cluster to the next
         tied            words are read and predicted by the same vectors
+        dropout         of the vectors that are read, and of the features
         """
         super().__init__()
         with torch.device("meta"):  # to know the size of a core's output, and no more
@@ -69,6 +72,7 @@ class LanguageModel(nn.Module):
         cutoffs = [cutoff for cutoff in cutoffs if cutoff < words]
         self.core = build_core(core, size)
         self.norm = nn.LayerNorm(output_size)
+        self.dropout = Dropout(dropout)
         self.softmax = Softmax(output_size, words, cutoffs=cutoffs, divisor=divisor)
         self.embedding = None if tied else Embedding(size, words, cutoffs=cutoffs, divisor=divisor)
 
@@ -79,8 +83,8 @@ class LanguageModel(nn.Module):
     def forward(self, words: Tensor, state: State, reset: Tensor) -> tuple[Tensor, State]:
         """Features [T, B, D] after each word [T, B], and the core's state after the last."""
         x = embed(words, (self.embedding or self.softmax).tables())
-        y, state = self.core(x, state, reset)
-        return self.norm(y), state
+        y, state = self.core(self.dropout(x), state, reset)
+        return self.dropout(self.norm(y)), state
 
 
 class Softmax(nn.Module):

@@ -64,6 +64,25 @@ def test_tied_words_are_read_and_predicted_by_the_same_weights(tied: bool) -> No
     assert torch.equal(after, before) == (not tied)
 
 
+def test_dropout_is_of_learning_alone() -> None:
+    torch.manual_seed(0)
+    model = LanguageModel(
+        FeedforwardConfig(),
+        words=WORDS,
+        embedding_size=None,
+        cutoffs=(),
+        divisor=1,
+        tied=True,
+        dropout=0.5,
+    )
+    words, reset = torch.zeros(20, 10, dtype=torch.int64), torch.zeros(20, 10, dtype=torch.bool)
+    learning, _ = model(words, (), reset)
+    assert 0.4 < float((learning == 0).float().mean()) < 0.6
+    y, _ = model.eval()(words, (), reset)
+    assert (y != 0).all()
+    torch.testing.assert_close(y, y[:1, :1].expand_as(y), msg="the same word each time")
+
+
 def test_the_small_setting_has_the_papers_number_of_weights() -> None:
     with torch.device("meta"):
         model = LanguageModel(
