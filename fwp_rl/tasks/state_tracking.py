@@ -15,9 +15,10 @@ Liu et al., "Transformers Learn Shortcuts to Automata" (2022), train transformer
 
 from dataclasses import dataclass
 from itertools import combinations, permutations
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fwp_rl.config import Range
 from fwp_rl.tasks.base import TASKS, TaskBatch
@@ -48,7 +49,7 @@ class _WalkConfig(LengthTaskConfig):
         """Exactly: the most likely state over the steps that are asked for."""
         table = self.table()
         states, symbols = table.shape
-        share = np.zeros(states)
+        share: NDArray[Any] = np.zeros(states)
         share[0] = 1
         total = np.zeros(states)
         for _ in range(length):
