@@ -22,15 +22,16 @@ from torch import Tensor
 
 from fwp_rl.config import ConfigError, Range
 from fwp_rl.cores import recording
+from fwp_rl.losses import StepLosses
 from fwp_rl.machine import cpu_threads
 from fwp_rl.models.categorical import entropy, kl_divergence, log_prob
 from fwp_rl.models.policy import Policy
 from fwp_rl.rl.actors import Actors, ActorsConfig, Batch
-from fwp_rl.rl.losses import StepLosses
 from fwp_rl.rl.replay import check_ratio, core_metrics, replay, select_columns
 from fwp_rl.rl.returns import v_trace
 from fwp_rl.runs.config import AGENTS, TrainConfig
 from fwp_rl.training.descent import Descent
+from fwp_rl.training.optim import advice, annealed
 from fwp_rl.training.session import TrainingSession
 from fwp_rl.types import Rollout
 
@@ -96,6 +97,9 @@ class IMPALAConfig(TrainConfig):
                 f"burn_in: got {self.burn_in}, expected less than "
                 f"unroll_length = {self.unroll_length}"
             )
+
+    def learning_rate_at(self, step: int) -> float:
+        return annealed(self, step)
 
     def train(self, *, resume: Path | None = None) -> Path:
         return train(self, resume=resume)
@@ -204,11 +208,11 @@ def _update(
     counted = rollout.mask[config.burn_in :].sum()
     return descend(
         loss,
-        rollout=rollout,
         columns=config.batch_size,
         divisor=1 if config.reduction == "sum" else counted,
         step=step,
         also=lambda: {"steps": rollout.mask.sum()} | (core_metrics(records) if log else {}),
+        advise=lambda: advice(policy, rollout),
     )
 
 

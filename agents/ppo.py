@@ -23,15 +23,16 @@ from torch import Tensor
 
 from fwp_rl.config import ConfigError, Range
 from fwp_rl.cores import recording
+from fwp_rl.losses import StepLosses, explained_variance, normalize
 from fwp_rl.models.categorical import entropy, kl_divergence, log_prob
 from fwp_rl.models.policy import Policy
 from fwp_rl.rl.collector import Actor, Collector
-from fwp_rl.rl.losses import StepLosses, explained_variance, normalize
 from fwp_rl.rl.pulse import Pulse
 from fwp_rl.rl.replay import check_ratio, core_metrics, replay, select_columns
 from fwp_rl.rl.returns import gae
 from fwp_rl.runs.config import AGENTS, TrainConfig
 from fwp_rl.training.descent import Descent, numbers
+from fwp_rl.training.optim import advice, annealed
 from fwp_rl.training.session import TrainingSession
 from fwp_rl.types import Rollout
 
@@ -98,6 +99,9 @@ class PPOConfig(TrainConfig):
                 "is 0 and teaches the policy nothing; expected 2 or more, better 16: take fewer "
                 "minibatches, a longer rollout, or normalize_advantages false"
             )
+
+    def learning_rate_at(self, step: int) -> float:
+        return annealed(self, step)
 
     def train(self, *, resume: Path | None = None) -> Path:
         return train(self, resume=resume)
@@ -227,7 +231,13 @@ def _step(
             config, policy, select_columns(rollout, own), value_target[:, own], chosen[:, part]
         )
 
-    return descend(loss, rollout=rollout, columns=len(columns), divisor=counted.sum(), step=step)
+    return descend(
+        loss,
+        columns=len(columns),
+        divisor=counted.sum(),
+        step=step,
+        advise=lambda: advice(policy, rollout),
+    )
 
 
 def _minibatches(

@@ -1,4 +1,4 @@
-"""The command line: train, evaluate, watch, ablate, report, list, doctor, bench.
+"""The command line: train, task, evaluate, watch, ablate, report, list, doctor, bench.
 
 Heavy imports wait until a command needs them, so that ``--help`` and a typo answer at once.
 Exit codes: 0 fine; 1 the work failed; 2 the call was wrong; 130 Ctrl-C and 143 SIGTERM, after
@@ -144,11 +144,12 @@ def _at_call(name: str) -> Callable[[list[str]], None]:
 
 COMMANDS: dict[str, tuple[Callable[[list[str]], None], str]] = {
     "train": (_at_call("train"), "train an agent from a preset, or resume a run"),
+    "task": (_at_call("task"), "train a core on a sequence task, without an environment"),
     "evaluate": (_at_call("evaluate"), "play whole games with a saved policy"),
     "watch": (_at_call("watch"), "film a saved policy"),
     "report": (_at_call("report"), "compare runs on one page, with figures and tables"),
     "ablate": (_at_call("ablate"), "train a grid of presets, cores, tasks and seeds"),
-    "list": (_list, "cores, encoders, envs, games, presets, ablations, agents"),
+    "list": (_list, "cores, encoders, envs, games, presets, tasks, ablations, agents"),
     "doctor": (_doctor, "versions, and a self-check of every part"),
     "bench": (_bench, "measure speed on this machine: training, envs, cores, kernels"),
 }

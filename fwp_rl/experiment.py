@@ -15,14 +15,17 @@ from typing import Any, Literal
 from rich.console import Console
 
 from fwp_rl.config import ConfigError
+from fwp_rl.cores import CORES
 from fwp_rl.evaluation import evaluate, evaluation_table
 from fwp_rl.filming import record_video
 from fwp_rl.reports.plots import learning_curve
+from fwp_rl.reports.task_summary import ending, result_table, task_curve
 from fwp_rl.rl.pulse import Pulse
-from fwp_rl.runs.config import TrainConfig
+from fwp_rl.runs.config import RunConfig, TrainConfig
 from fwp_rl.runs.directory import RunDirectory, RunState
 from fwp_rl.runs.policy import load_saved
 from fwp_rl.runs.presets import first_change, load_preset
+from fwp_rl.runs.results import task_result
 from fwp_rl.runs.resuming import clear_unsaved, has_work, is_complete
 from fwp_rl.runs.signals import StopRequest, StopTraining
 from fwp_rl.runs.views import open_view
@@ -32,7 +35,7 @@ from fwp_rl.training.watchdog import Watchdog
 __all__ = ["finish", "train"]
 
 
-def train(config: TrainConfig, *, resume: Path | Literal["auto"] | None = None) -> Path:
+def train(config: RunConfig, *, resume: Path | Literal["auto"] | None = None) -> Path:
     """Train, then evaluate, draw and film as the config says; returns the run directory.
 
     resume  a run directory to go on with, from its newest good checkpoint. ``"auto"``: the one that
@@ -56,15 +59,38 @@ def train(config: TrainConfig, *, resume: Path | Literal["auto"] | None = None) 
         clear_unsaved(run)
         resume = run.path if has_work(run) else None
     path = config.train(resume=resume)
-    finish(path, config)
+    if isinstance(config, TrainConfig):
+        finish(path, config)
+    else:
+        _show_task(path, config)
     return path
 
 
-def _is_complete(run: RunDirectory, config: TrainConfig) -> bool:
+def _is_complete(run: RunDirectory, config: RunConfig) -> bool:
     """A run that is another experiment is not: resuming refuses it."""
     if not is_complete(run, config):
         return False
     return first_change(load_preset(run.config), config, without=RESUME_MAY_CHANGE) is None
+
+
+def _show_task(path: Path, config: RunConfig) -> None:
+    """Print what a run on a sequence task came to, and draw how it came there."""
+    console = Console(markup=False, highlight=False)
+    run = RunDirectory.open(path)
+    result = task_result(run)
+    if result is None:
+        return
+    core = CORES.name_of(type(config.core))
+    console.print(result_table(result, core=core))
+    console.print(ending(result), soft_wrap=True)
+    try:
+        task_curve(run, core=core, measure=result.measure)
+    except Exception as error:  # a finished training is not to fail for a picture
+        console.print(f"No learning curve: {type(error).__name__}: {error}", soft_wrap=True)
+    console.print(f"\nIn the run directory {path}:", soft_wrap=True)
+    for file in (run.result, run.curve, run.metrics):
+        if file.is_file():
+            console.print(f"  {file.name}", soft_wrap=True)
 
 
 def finish(path: Path, config: TrainConfig) -> None:

@@ -6,6 +6,7 @@ imports what it cannot do without.
 
 import typing
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -19,9 +20,11 @@ from fwp_rl.runs.yaml_files import (
     preset_names,
     preset_path,
     read_yaml,
+    task_names,
+    task_path,
 )
 
-__all__ = ["LISTS", "ablation_rows", "preset_rows"]
+__all__ = ["LISTS", "ablation_rows", "preset_rows", "task_rows"]
 
 REFERENCE_INPUT = 257
 """256 features and the last reward: the core input of the papers' Atari agents."""
@@ -75,11 +78,41 @@ def preset_rows() -> Iterator[tuple[str, str, str, str, str, int]]:
     from fwp_rl.envs import ENVS
 
     for preset in preset_names():
-        fields = _stated(read_yaml(preset_path(preset)), "agent", *SECTIONS, "total_steps")
-        env, core, encoder = (_section(fields[name]) for name in SECTIONS)
+        parts = ("env", "core", "encoder")
+        fields = _stated(read_yaml(preset_path(preset)), "agent", *parts, "total_steps")
+        env, core, encoder = (_section(fields[name]) for name in parts)
         spec = ENVS[env.pop("name")](**env).spec()
         names = (canonical(section["name"]) for section in (core, encoder))
         yield preset, canonical(fields["agent"]), spec.name, *names, fields["total_steps"]
+
+
+def _tasks() -> None:
+    table = Table()
+    for column in ("task", "core"):
+        table.add_column(column, no_wrap=True)
+    table.add_column("what")
+    table.add_column("steps", justify="right")
+    for name, core, what, steps in task_rows():
+        table.add_row(name, core, what, f"{steps:,}")
+    _print(table, "Train a core on one with fwp-rl task NAME [core:NAME]")
+
+
+def task_rows() -> Iterator[tuple[str, str, str, int]]:
+    """Name, core, purpose and steps of the preset of each sequence task."""
+    for name in task_names():
+        path = task_path(name)
+        fields = _stated(read_yaml(path), "core", "total_steps")
+        yield (
+            name,
+            canonical(_section(fields["core"])["name"]),
+            _purpose(path),
+            fields["total_steps"],
+        )
+
+
+def _purpose(path: Path) -> str:
+    """The comment in a file's first line, a sentence."""
+    return path.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ").removesuffix(".")
 
 
 def _ablations() -> None:
@@ -99,7 +132,7 @@ def ablation_rows() -> Iterator[tuple[str, str, int, int]]:
 
     for name in grid_names():
         path = grid_path(name)
-        what = path.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ").removesuffix(".")
+        what = _purpose(path)
         cells = lay_out(read_yaml(path), source=str(path))
         steps = sum(_stated(cell.fields, "total_steps")["total_steps"] for cell in cells)
         yield name, what, len(cells), steps
@@ -182,6 +215,7 @@ LISTS: typing.Final[dict[str, Callable[[], None]]] = {
     "envs": _envs,
     "games": _games,
     "presets": _presets,
+    "tasks": _tasks,
     "ablations": _ablations,
     "agents": _agents,
 }

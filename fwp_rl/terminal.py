@@ -23,6 +23,8 @@ __all__ = ["Output", "Progress", "format_count", "format_seconds"]
 SHOWN = {
     "charts/episode_return": ("return", "{:.4g}"),
     "charts/success_rate": ("success", "{:.0%}"),
+    "validation/score": ("validation", "{:.4g}"),
+    "task/accuracy": ("accuracy", "{:.3f}"),
     "policy/entropy": ("entropy", "{:.3f}"),
     "value/explained_variance": ("explained variance", "{:.2f}"),
     "time/acting": ("acting", "{:.0%}"),

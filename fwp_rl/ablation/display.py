@@ -41,6 +41,8 @@ class Row:
 
 def in_words(score: Score) -> str:
     """``0.85 in 32 games at 40.1k``: mean return, games, and the step of the checkpoint."""
+    if score.games is None:
+        return f"{score.mean:.4g} at {format_count(score.step)}"
     return f"{score.mean:.4g} in {score.games} games at {format_count(score.step)}"
 
 

@@ -48,7 +48,7 @@ def remaining_seconds(
 def guessed_seconds(cells: Sequence[Cell], *, jobs: int, threads: int) -> float:
     """An order of magnitude for a grid of which nothing has run: see ``guessed_speed`` of the
     environments' configs."""
-    seconds = sum(cell.config.total_steps / cell.config.env.guessed_speed() for cell in cells)
+    seconds = sum(cell.config.total_steps / cell.config.guessed_speed() for cell in cells)
     return seconds / (threads * jobs)
 
 

@@ -26,6 +26,7 @@ from filelock import FileLock, Timeout
 
 from fwp_rl.ablation.grid import Cell, Grid
 from fwp_rl.config import ConfigError
+from fwp_rl.runs.config import TrainConfig
 from fwp_rl.runs.directory import RunDirectory, RunError
 from fwp_rl.runs.files import parse_json, write_file, write_json
 from fwp_rl.runs.flags import as_flags
@@ -210,7 +211,8 @@ class AblationFolder:
             return CellProgress()
         last = rows[-1]
         recent = [row for row in rows if 0 <= last["time"] - row["time"] <= 60]
-        returns = [row.get("charts/episode_return", nan) for row in rows]
+        names = ("charts/episode_return", "validation/score")  # an agent's, a sequence task's
+        returns = [row[name] for row in rows for name in names if name in row]
         span = last["time"] - recent[0]["time"]
         steps = last["step"] - recent[0]["step"]
         if span <= 0 and last["time"] > 0:
@@ -224,7 +226,9 @@ class AblationFolder:
 
     def score(self, cell: Cell) -> Score | None:
         """The run's score, of as many games as the grid asks for; None where there is none."""
-        return score(self.run(cell), games=cell.config.evaluation_games)
+        config = cell.config
+        games = config.evaluation_games if isinstance(config, TrainConfig) else 0
+        return score(self.run(cell), games=games)
 
     def _recorded(self) -> list[str]:
         path = self.path / "ablation.json"

@@ -11,7 +11,7 @@ from fwp_rl.ablation.layout import lay_out
 from fwp_rl.config import ConfigError
 from fwp_rl.models.policy import Policy
 from fwp_rl.registry import shown
-from fwp_rl.runs.config import TrainConfig
+from fwp_rl.runs.config import RunConfig, TrainConfig
 from fwp_rl.runs.presets import config_from_dict
 from fwp_rl.runs.yaml_files import grid_path, read_yaml
 
@@ -26,7 +26,7 @@ class Cell:
     """Of its run directory: the labels, joined."""
     labels: Mapping[str, str]
     """Axis → label of its value."""
-    config: TrainConfig
+    config: RunConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,15 +65,18 @@ def _check_policies(cells: tuple[Cell, ...], source: str) -> None:
     """Build each kind of network once: an encoder that cannot read its task is told now."""
     known = set()
     for cell in cells:
-        spec = cell.config.env.spec()
+        config = cell.config
+        if not isinstance(config, TrainConfig):  # a task's network needs its data
+            continue
+        spec = config.env.spec()
         shape = (spec.observation_shape, spec.num_actions)
-        network = (repr(cell.config.core), repr(cell.config.encoder), shape)
+        network = (repr(config.core), repr(config.encoder), shape)
         if network in known:
             continue
         known.add(network)
         try:
             with torch.device("meta"):  # shapes without memory
-                Policy(cell.config, spec)
+                Policy(config, spec)
         except ConfigError as error:
             raise ConfigError(f"{source}: cell {cell.name}: {error}") from None
         except (RuntimeError, TypeError, OverflowError) as error:  # sizes that are beyond torch

@@ -51,7 +51,7 @@ def print_plan(
     for note in [*notes, *crowded(grid.cells, threads=threads)]:
         console.print(note, soft_wrap=True)
     steps = sum(cell.config.total_steps for cell in grid.cells)
-    frames = sum(cell.config.total_steps * cell.config.env.frames_per_step() for cell in grid.cells)
+    frames = sum(cell.config.total_steps * cell.config.frames_per_step() for cell in grid.cells)
     console.print(
         f"{len(grid.cells)} cells, {len(finished)} finished; {steps:,} steps"
         f"{f' = {frames:,} frames' if frames != steps else ''}; "

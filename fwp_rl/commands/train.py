@@ -13,9 +13,9 @@ from fwp_rl.runs.directory import RunDirectory
 from fwp_rl.runs.yaml_files import SECTIONS, preset_names, preset_path, read_yaml
 
 if TYPE_CHECKING:
-    from fwp_rl.runs.config import TrainConfig
+    from fwp_rl.runs.config import RunConfig
 
-__all__ = ["run"]
+__all__ = ["continue_run", "parse", "run", "start_run"]
 
 USAGE: Final = """\
 usage: fwp-rl train PRESET [core:NAME] [encoder:NAME] [env:NAME] [--flags]
@@ -41,7 +41,7 @@ DESCRIPTION: Final = "Train an agent; then evaluate, plot and film it."
 
 
 @dataclass(frozen=True)
-class _Call:
+class Call:
     """What the arguments ask for."""
 
     preset: str | None
@@ -54,19 +54,18 @@ class _Call:
 
 def run(args: list[str]) -> None:
     """The command, with these arguments."""
-    call = _parse(args)
+    call = parse(args)
     if call.preset is None and call.resume is None:
         print(USAGE + "\npresets: " + ", ".join(preset_names()))
         if not args or args[0] not in ("-h", "--help"):
             fail("train: the first argument is a preset, or --resume RUN", 2)
     elif call.preset is None:
-        assert call.resume is not None
-        _continue(Path(call.resume), call.flags)
+        continue_run(call, command="train", description=DESCRIPTION)
     else:
-        _start(call.preset, call.flags, automatic=call.resume == "auto")
+        start_run(call, preset_path(call.preset), command="train", description=DESCRIPTION)
 
 
-def _parse(args: Sequence[str]) -> _Call:
+def parse(args: Sequence[str]) -> Call:
     """ConfigError where preset and --resume do not go together."""
     left, rest = deque(args), list[str]()
     preset = resume = None
@@ -91,7 +90,7 @@ def _parse(args: Sequence[str]) -> _Call:
             f"give a preset or --resume, not both: got {preset!r} and {resume}; --run-dir {resume} "
             "--resume auto starts a run or continues it"
         )
-    return _Call(preset, resume, rest)
+    return Call(preset, resume, rest)
 
 
 def _is_selector(arg: str) -> bool:
@@ -100,24 +99,27 @@ def _is_selector(arg: str) -> bool:
     return bool(colon) and section in SECTIONS
 
 
-def _start(preset: str, flags: list[str], *, automatic: bool) -> None:
-    """A new run; ``automatic``: or the one that its run directory holds."""
-    path = preset_path(preset)
+def start_run(call: Call, path: Path, *, command: str, description: str) -> None:
+    """A new run from the preset at ``path``, or, if the call says so, the one that its run
+    directory holds."""
     fields = read_yaml(path)
 
     from fwp_rl.experiment import train
     from fwp_rl.runs.identity import from_preset
 
-    config = _with_flags(fields, flags, source=path, prog=f"fwp-rl train {preset}")
-    with from_preset(preset):
-        if automatic:
-            train(_as_begun(config, flags), resume="auto")
+    prog = f"fwp-rl {command} {call.preset}"
+    config = _with_flags(fields, call.flags, source=path, prog=prog, description=description)
+    with from_preset(str(call.preset)):
+        if call.resume == "auto":
+            train(_as_begun(config, call.flags), resume="auto")
         else:
             train(config)
 
 
-def _continue(path: Path, flags: list[str]) -> None:
+def continue_run(call: Call, *, command: str, description: str) -> None:
     """A run goes on, with the flags on top of its own config."""
+    assert call.resume is not None
+    path, flags = Path(call.resume), call.flags
     source = RunDirectory.open(path).config
     fields = read_yaml(source)
     for selector in filter(_is_selector, flags):
@@ -132,11 +134,12 @@ def _continue(path: Path, flags: list[str]) -> None:
 
     from fwp_rl.experiment import train
 
-    config = _with_flags(fields, flags, source=source, prog=f"fwp-rl train --resume {path}")
+    prog = f"fwp-rl {command} --resume {path}"
+    config = _with_flags(fields, flags, source=source, prog=prog, description=description)
     train(config, resume=path)
 
 
-def _as_begun(asked: "TrainConfig", flags: list[str]) -> "TrainConfig":
+def _as_begun(asked: "RunConfig", flags: list[str]) -> "RunConfig":
     """The config to go on with where the run directory holds a run: the run's own with the flags on
     top. Where the preset asks for another experiment, what is asked, which resuming refuses."""
     from fwp_rl.runs.presets import first_change, load_preset
@@ -147,7 +150,9 @@ def _as_begun(asked: "TrainConfig", flags: list[str]) -> "TrainConfig":
         return asked
     if first_change(load_preset(run.config), asked, without=RESUME_MAY_CHANGE) is not None:
         return asked
-    config = _with_flags(read_yaml(run.config), flags, source=run.config, prog="fwp-rl train")
+    config = _with_flags(
+        read_yaml(run.config), flags, source=run.config, prog="fwp-rl train", description=""
+    )
     if config.total_steps != asked.total_steps:
         print(
             f"{run.path}: goes on to its own {config.total_steps:,} steps, not the preset's "
@@ -157,10 +162,10 @@ def _as_begun(asked: "TrainConfig", flags: list[str]) -> "TrainConfig":
 
 
 def _with_flags(
-    fields: Mapping[str, Any], flags: list[str], *, source: Path, prog: str
-) -> "TrainConfig":
+    fields: Mapping[str, Any], flags: list[str], *, source: Path, prog: str, description: str
+) -> "RunConfig":
     from fwp_rl import agents  # fills the registry of agents
     from fwp_rl.runs.flags import apply_flags
 
     config = agents.config_from_dict(fields, source=str(source))
-    return apply_flags(config, flags, prog=prog, description=DESCRIPTION)
+    return apply_flags(config, flags, prog=prog, description=description)

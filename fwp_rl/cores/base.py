@@ -58,6 +58,10 @@ class RecurrentCoreConfig(CoreConfig):
     """Cut the gradient before every n-th step of an unroll: it reaches at most n - 1 steps back,
     half of that on average. 1 is the credit assignment of the authors' released RL code, none the
     whole unroll."""
+    dropout: Annotated[float, Range(0, 0.99)] = 0.0
+    """Share of the numbers that are set to 0 in learning, the others scaled up: of what a memory
+    and a feed-forward part give, or what a recurrent net is given and gives. None while acting:
+    what an agent learns from is then not what it acted by."""
 
 
 CORES: Registry[CoreConfig] = Registry("core")

@@ -4,21 +4,23 @@
     each of L layers:  h = h + Out(memory(LN(h)));  h = h + FF(LN(h))
     FF = Linear - ReLU - Linear
 
-as in the reinforcement-learning models of "Going Beyond Linear Transformers with Recurrent Fast
-Weight Programmers" (Irie et al. 2021). No LayerNorm follows the last block. The slow matmuls see
-all T steps at once; a memory alone runs along time.
+as in the models of "Going Beyond Linear Transformers with Recurrent Fast Weight Programmers" (Irie
+et al. 2021) for reinforcement learning and for algorithmic tasks, where dropout follows Out, ReLU
+and the last Linear. No LayerNorm follows the last block. The slow matmuls see all T steps at once;
+a memory alone runs along time.
 """
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Annotated, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from fwp_rl.config import ConfigError, Range
 from fwp_rl.cores.base import Core, RecurrentCoreConfig
+from fwp_rl.cores.dropout import Dropout
 from fwp_rl.cores.feature_maps import FeatureMap, FeatureMapName
 from fwp_rl.types import State
 
@@ -145,11 +147,12 @@ class Block(nn.Module):
         self.norm = nn.LayerNorm(d) if memory.pre_norm else nn.Identity()
         self.memory = memory
         self.out = nn.Linear(d, d, bias=False)
+        self.dropout = Dropout(config.dropout)
         self.feedforward = feedforward(config)
 
     def forward(self, h: Tensor, state: State, reset: Tensor) -> tuple[Tensor, State]:
         y, state = self.memory(self.norm(h), state, reset)
-        h = h + self.out(y)
+        h = h + self.dropout(self.out(y))
         return h + self.feedforward(h), state
 
 
@@ -158,8 +161,10 @@ def feedforward(config: BlockConfig) -> nn.Module:
     return nn.Sequential(
         nn.LayerNorm(config.hidden_size),
         nn.Linear(config.hidden_size, config.feedforward_size),
-        nn.ReLU(),
+        # one module, for saved policies name the weights by their place
+        nn.Sequential(nn.ReLU(), Dropout(config.dropout)),
         nn.Linear(config.feedforward_size, config.hidden_size),
+        Dropout(config.dropout),
     )
 
 
@@ -196,10 +201,11 @@ class FastWeightCore(Core):
     def forward(self, x: Tensor, state: State, reset: Tensor) -> tuple[Tensor, State]:
         # here and not in unroll, which a gradient horizon calls for one part after another
         if self.redraws and self.training and torch.is_grad_enabled():
-            self._redraw()
+            self.redraw()
         return super().forward(x, state, reset)
 
-    def _redraw(self) -> None:
+    def redraw(self) -> None:
+        """Take other projections."""
         if torch.compiler.is_exporting():
             raise RuntimeError(
                 "redraw_projection: an exported core draws nothing; export it under torch.no_grad()"
@@ -219,18 +225,19 @@ class FastWeightCore(Core):
 
 @contextmanager
 def drawn_once(module: nn.Module) -> Iterator[None]:
-    """Draw anew what the module's cores would draw in each call, and in none of the calls inside:
-    those of one gradient step, which may be in several threads, see one projection."""
-    drawing = [x for x in module.modules() if isinstance(x, FastWeightCore) and x.redraws]
-    for core in drawing:
-        if core.training:
-            core._redraw()
-        core.redraws = False
+    """Draw anew what the module, or the cores in it, would draw in each call, and in none of the
+    calls inside: those of one gradient step, which may be in several threads, see one
+    projection."""
+    drawing: list[Any] = [x for x in module.modules() if getattr(x, "redraws", False)]
+    for drawer in drawing:
+        if drawer.training:
+            drawer.redraw()
+        drawer.redraws = False
     try:
         yield
     finally:
-        for core in drawing:
-            core.redraws = True
+        for drawer in drawing:
+            drawer.redraws = True
 
 
 class QueryKeyValue(nn.Module):

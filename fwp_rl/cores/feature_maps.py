@@ -12,6 +12,7 @@ in the words of Schlag et al., favor without the 1e-5; softmax needs nothing mor
 divided by its length, a / sqrt(Σa² + 1e-5). Vectors of zeros have finite features and gradients.
 """
 
+import math
 from collections.abc import Callable
 from typing import Final, Literal, TypeAlias
 
@@ -33,22 +34,41 @@ class FeatureMap(nn.Module):
 
     It has no parameters. ``favor`` draws its projection Ω from torch's global generator, as
     weights are drawn, and keeps it as a buffer: a saved policy holds the very features that it was
-    trained with. ``epsilon`` is its ε.
+    trained with. ``epsilon`` is its ε; ``rows`` are those of Ω, by default ``input_size``.
     """
 
     projection: Tensor | None
 
-    def __init__(self, name: FeatureMapName, input_size: int, *, epsilon: float = 0.0) -> None:
+    def __init__(
+        self,
+        name: FeatureMapName,
+        input_size: int,
+        *,
+        epsilon: float = 0.0,
+        rows: int | None = None,
+    ) -> None:
         super().__init__()
         self.name, self.epsilon = name, epsilon
-        self.output_size = _GROWTH.get(name, 1) * input_size
-        projection = favor_projection(input_size, input_size) if name == "favor" else None
+        rows = rows or input_size
+        self.output_size = _GROWTH.get(name, 1) * (rows if name == "favor" else input_size)
+        projection = favor_projection(input_size, rows) if name == "favor" else None
         self.register_buffer("projection", projection)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.projection is not None:
             return _favor(x, self.projection, self.epsilon)
-        return _MAPS[self.name](x)
+        if self.name in _SUMMED:
+            return _sum_normalised(_SUMMED[self.name](x))
+        return _NORMALISED[self.name](x)
+
+    def unnormalised(self, x: Tensor) -> Tensor:
+        """What is divided by its sum in ``forward``; favor without its ε and as an estimate of the
+        kernel exp(a·b), so divided by the root of its length. Not for softmax and identity."""
+        if self.projection is None:
+            return _SUMMED[self.name](x)
+        u = x @ self.projection.T
+        shift = x.square().sum(-1, keepdim=True) / 2 + math.log(self.output_size) / 2
+        return (torch.cat([u, -u], dim=-1) - shift).exp()
 
     def redraw(self) -> None:
         """Take another Ω, where there is one; what was computed with the old one keeps it."""
@@ -83,14 +103,13 @@ def _sum_normalised(x: Tensor) -> Tensor:
 
 
 def _elu1(x: Tensor) -> Tensor:
-    return _sum_normalised(F.elu(x) + 1)
+    return F.elu(x) + 1
 
 
 def _dpfp(nu: int) -> Callable[[Tensor], Tensor]:
     def dpfp(x: Tensor) -> Tensor:
         z = torch.cat([x, -x], dim=-1).relu()
-        blocks = [z * z.roll(j, dims=-1) for j in range(1, nu + 1)]
-        return _sum_normalised(torch.cat(blocks, dim=-1))
+        return torch.cat([z * z.roll(j, dims=-1) for j in range(1, nu + 1)], dim=-1)
 
     return dpfp
 
@@ -99,24 +118,23 @@ def _softmax(x: Tensor) -> Tensor:
     return x.softmax(-1)
 
 
-def _relu(x: Tensor) -> Tensor:
-    return _sum_normalised(x.relu())
-
-
 def _identity(x: Tensor) -> Tensor:
     return x * torch.rsqrt(x.square().sum(-1, keepdim=True) + _EPSILON)
 
 
-_MAPS: Final[dict[str, Callable[[Tensor], Tensor]]] = {
+_SUMMED: Final[dict[str, Callable[[Tensor], Tensor]]] = {
     "elu1": _elu1,
     "dpfp1": _dpfp(1),
     "dpfp2": _dpfp(2),
     "dpfp3": _dpfp(3),
+    "relu": torch.relu,
+}
+"""Those that are divided by their sum, without that; favor has a projection."""
+
+_NORMALISED: Final[dict[str, Callable[[Tensor], Tensor]]] = {
     "softmax": _softmax,
-    "relu": _relu,
     "identity": _identity,
 }
-"""All but favor, which has a projection."""
 
 _GROWTH: Final = {"dpfp1": 2, "dpfp2": 4, "dpfp3": 6, "favor": 2}
 """How many times as long as the vector its features are, where it is not once."""

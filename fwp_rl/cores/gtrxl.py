@@ -34,6 +34,7 @@ from torch import Tensor, nn
 
 from fwp_rl.config import Range
 from fwp_rl.cores.base import CORES, Core, record
+from fwp_rl.cores.dropout import Dropout
 from fwp_rl.cores.fast_weight_block import BlockConfig, FastWeightCore, Memory, feedforward
 from fwp_rl.types import State
 
@@ -62,13 +63,14 @@ class _GatedBlock(nn.Module):
         self.norm = nn.LayerNorm(d)
         self.memory = memory
         self.out = nn.Linear(d, d, bias=False)
+        self.dropout = Dropout(config.dropout)
         self.memory_gate = _Gate(d)
         self.feedforward = feedforward(config)
         self.feedforward_gate = _Gate(d)
 
     def forward(self, h: Tensor, state: State, reset: Tensor) -> tuple[Tensor, State]:
         y, state = self.memory(self.norm(h), state, reset)
-        h = self.memory_gate(h, self.out(y).relu())
+        h = self.memory_gate(h, self.dropout(self.out(y)).relu())
         return self.feedforward_gate(h, self.feedforward(h).relu()), state
 
 

@@ -2,7 +2,8 @@
 
 LSTM: Hochreiter and Schmidhuber, "Long short-term memory" (1997). GRU: Cho et al., "Learning
 phrase representations using RNN encoder-decoder" (2014). The equations are those of
-``torch.nn.LSTM`` and ``torch.nn.GRU``, one layer. State: (h, c) or (h,), each [B, hidden_size].
+``torch.nn.LSTM`` and ``torch.nn.GRU``, one layer, with dropout of what goes in and what comes out.
+State: (h, c) or (h,), each [B, hidden_size].
 
 Neither knows of resets: an unroll with resets inside is brought to them in one of two ways, with
 the same results and gradients. Packed: what lies between two resets of a column is a sequence of
@@ -23,6 +24,7 @@ from torch import Tensor, nn
 
 from fwp_rl.config import Range
 from fwp_rl.cores.base import CORES, Core, RecurrentCoreConfig
+from fwp_rl.cores.dropout import Dropout
 from fwp_rl.types import State
 
 __all__ = ["GRUConfig", "LSTMConfig"]
@@ -69,6 +71,7 @@ class _RNN(Core):
     ) -> None:
         super().__init__(config, input_size)
         self.rnn = _Fused(mode, input_size, config.hidden_size)
+        self.dropout = Dropout(config.dropout)
         self.leaves = leaves
         self.output_size = config.hidden_size
         self.state_names = ("hidden", "cell")[:leaves]
@@ -79,6 +82,10 @@ class _RNN(Core):
         )
 
     def unroll(self, x: Tensor, state: State, reset: Tensor) -> tuple[Tensor, State]:
+        y, state = self._run(self.dropout(x), state, reset)
+        return self.dropout(y), state
+
+    def _run(self, x: Tensor, state: State, reset: Tensor) -> tuple[Tensor, State]:
         if torch.compiler.is_compiling():  # where episodes begin is not known before the resets are
             return self._step_by_step(x, state, reset)
         if len(x) > 1:  # acting does not wait for the resets

@@ -163,9 +163,15 @@ class EnvConfig:
         return None
 
 
-def normalized_score(env: EnvConfig, score: float) -> float | None:
+class Bounded(Protocol):
+    """A config that may know a least and a greatest score: of an environment, a run or a task."""
+
+    def score_bounds(self) -> tuple[float, float] | None: ...
+
+
+def normalized_score(task: Bounded, score: float) -> float | None:
     """(score − low) / (high − low) by the task's ``score_bounds``; None for a task without."""
-    bounds = env.score_bounds()
+    bounds = task.score_bounds()
     return None if bounds is None else (score - bounds[0]) / (bounds[1] - bounds[0])
 
 

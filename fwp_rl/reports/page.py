@@ -195,7 +195,7 @@ def _normalized(records: Records) -> tuple[dict[str, Scores], list[str]]:
         if run.score is None:
             unscored.append(plain(run.path.name))
             continue
-        value = normalized_score(run.config.env, run.score.mean)
+        value = normalized_score(run.config, run.score.mean)
         if value is None:
             without.add(run.task)
         else:

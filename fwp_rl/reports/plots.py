@@ -20,6 +20,7 @@ from fwp_rl.terminal import format_count
 __all__ = [
     "CURVE_POINTS",
     "RETURN",
+    "VALIDATION",
     "Floats",
     "compare_learning_curves",
     "curve_points",
@@ -29,9 +30,11 @@ __all__ = [
     "moving_average",
     "new_figure",
     "plain_texts",
+    "validation_curve",
 ]
 
 RETURN = "charts/episode_return"
+VALIDATION = "validation/score"
 EVALUATION, EVALUATION_LOW, EVALUATION_HIGH = (
     f"evaluation/{name}" for name in ("mean_return", "interval_low", "interval_high")
 )
@@ -157,6 +160,16 @@ def _points(axes: Any, points: Sequence[_Point], *, color: str, fmt: str, label:
         )
 
 
+def validation_curve(rows: Sequence[Mapping[str, float]], *, title: str, measure: str) -> bytes:
+    """A PNG of a sequence task's measure on its validation split against gradient steps."""
+    figure, axes = _figure()
+    steps, values = curve_points(rows, VALIDATION)
+    if len(steps):
+        axes.plot(steps, values, "o-", color=BLUE, markersize=3, linewidth=1.5, label="validation")
+    label = f"{measure} on the validation split"
+    return _png(figure, axes, title=title, label=label, steps="gradient steps")
+
+
 def compare_learning_curves(
     runs: Mapping[str, Sequence[Sequence[Mapping[str, float]]]],
     *,
@@ -216,13 +229,15 @@ def curve_points(rows: Sequence[Mapping[str, float]], metric: str) -> tuple[Floa
     return steps, values
 
 
-def _png(figure: Any, axes: Any, *, title: str, label: str) -> bytes:
+def _png(
+    figure: Any, axes: Any, *, title: str, label: str, steps: str = "environment steps"
+) -> bytes:
     """Title, axes and legend, the same in all pictures; the finished file."""
     with plain_texts():
-        return _finished(figure, axes, title=title, label=label)
+        return _finished(figure, axes, title=title, label=label, steps=steps)
 
 
-def _finished(figure: Any, axes: Any, *, title: str, label: str) -> bytes:
+def _finished(figure: Any, axes: Any, *, title: str, label: str, steps: str) -> bytes:
     from matplotlib.ticker import FuncFormatter
 
     if axes.has_data():
@@ -232,7 +247,7 @@ def _finished(figure: Any, axes: Any, *, title: str, label: str) -> bytes:
         axes.set(xticks=[], yticks=[])
     # parse_math: the title is made before the block begins
     axes.set_title(plain(title), loc="left", fontsize="medium", parse_math=False)
-    axes.set_xlabel("environment steps")
+    axes.set_xlabel(steps)
     axes.set_ylabel(label)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: format_count(x)))
     axes.set_xlim(left=0)

@@ -17,15 +17,16 @@ from fwp_rl.cores import CORES
 from fwp_rl.cores.cost import Cost, cost
 from fwp_rl.envs.atari import protocol_in_words
 from fwp_rl.models.policy import Policy
-from fwp_rl.reports.plots import CURVE_POINTS, RETURN, Floats, curve_points
+from fwp_rl.reports.plots import CURVE_POINTS, RETURN, VALIDATION, Floats, curve_points
 from fwp_rl.reports.sources import find_runs, no_runs, plain, reason
-from fwp_rl.runs.config import TrainConfig
+from fwp_rl.runs.config import RunConfig, TrainConfig
 from fwp_rl.runs.directory import RunDirectory
 from fwp_rl.runs.metrics import read_metrics
 from fwp_rl.runs.presets import experiment, load_preset
-from fwp_rl.runs.results import paper_evaluation, score
+from fwp_rl.runs.results import paper_evaluation, score, task_result
 
-__all__ = ["Evaluation", "PaperEvaluation", "Record", "Records", "Size", "read_records"]
+__all__ = ["Evaluation", "PaperEvaluation", "Record", "Records", "Size"]
+__all__ += ["compared", "read_records"]
 
 _TASK_AXES = re.compile(r"task|game|games|preset|env(\..*)?")
 _FILMS = {".mp4": (4, b"ftyp"), ".gif": (0, b"GIF8")}
@@ -37,14 +38,18 @@ _LONGEST_LABEL = 200
 class Evaluation:
     """A run's score.
 
+    mean      mean return, or what a sequence task measures
+    games     None of a sequence task
+    measure   what is measured where it is not the return
     interval  of the mean over games, 95 %; None where there is none
     success   share of games that reached the goal; None for a task without one
     protocol  of play, in words; None for a task with one set of rules
     """
 
     mean: float
-    games: int
+    games: int | None
     step: int
+    measure: str | None
     interval: tuple[float, float] | None
     success: float | None
     protocol: str | None
@@ -62,10 +67,10 @@ class PaperEvaluation:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Size:
-    """Parameters of the whole network, and what its core costs."""
+    """Parameters of the whole network, and what its core costs; None where it has none."""
 
     parameters: int
-    core: Cost
+    core: Cost | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,13 +83,14 @@ class Record:
     task        what it was trained on
     step        how far it came, and for how many ``seconds`` it trained
     curve       steps and returns of recent games, thinned where there are many
+    size        None where it cannot be told before the run has ended
     score       None where its last checkpoint was not evaluated
     paper       None where its last checkpoint was not evaluated as the papers do
     """
 
     path: Path
-    config: TrainConfig
-    size: Size
+    config: RunConfig
+    size: Size | None
     state: str
     facts: Sequence[tuple[str, str]]
     label: str
@@ -128,7 +134,7 @@ def read_records(paths: Sequence[str | Path]) -> Records:
     """
     found, skipped = find_runs(paths)
     runs = []
-    sizes: dict[str, Size] = {}
+    sizes: dict[str, Size | None] = {}
     for path, labels in found.items():
         try:
             runs.append(_read(path, labels, sizes))
@@ -140,22 +146,18 @@ def read_records(paths: Sequence[str | Path]) -> Records:
     return Records(runs=_told_apart(runs), skipped=skipped)
 
 
-def _read(path: Path, labels: Mapping[str, str], sizes: dict[str, Size]) -> Record:
+def _read(path: Path, labels: Mapping[str, str], sizes: dict[str, Size | None]) -> Record:
     """sizes  of the networks that earlier runs have: to build one takes a while"""
     run = RunDirectory.open(path)
     config = load_preset(run.config)
-    task = config.env.spec().name.rpartition("/")[2]
-    compared = [
-        _in_words(axis, label)
-        for axis, label in labels.items()
-        if axis != "seed" and not _TASK_AXES.fullmatch(axis)
-    ]
-    rows = read_metrics(run.metrics, names=(RETURN,), limit=CURVE_POINTS)
+    task = config.subject()
+    metric = RETURN if isinstance(config, TrainConfig) else VALIDATION
+    rows = read_metrics(run.metrics, names=(metric,), limit=CURVE_POINTS)
     times = [row["time"] for row in rows if math.isfinite(row.get("time", math.nan))]
     network = repr(experiment(config, without=("seed", "total_steps")))
     if network not in sizes:
-        sizes[network] = _size(config)
-    label = ", ".join(compared) or CORES.name_of(type(config.core))
+        sizes[network] = _size(config, run)
+    label = compared(labels) or CORES.name_of(type(config.core))
     return Record(
         path=path,
         config=config,
@@ -166,10 +168,19 @@ def _read(path: Path, labels: Mapping[str, str], sizes: dict[str, Size]) -> Reco
         task=labels.get("task", task)[:_LONGEST_LABEL],
         step=int(rows[-1]["step"]) if rows else 0,
         seconds=times[-1] if times else 0.0,
-        curve=curve_points(rows, RETURN),
+        curve=curve_points(rows, metric),
         score=_score(run),
         paper=_paper(run),
         video=_film(path),
+    )
+
+
+def compared(labels: Mapping[str, str]) -> str:
+    """What an ablation compares in a run, by its labels there; "" for a run of none."""
+    return ", ".join(
+        _in_words(axis, label)
+        for axis, label in labels.items()
+        if axis != "seed" and not _TASK_AXES.fullmatch(axis)
     )
 
 
@@ -178,7 +189,14 @@ def _in_words(axis: str, label: str) -> str:
     return f"{axis.rpartition('.')[2]} {label}" if says_little(label) else label
 
 
-def _size(config: TrainConfig) -> Size:
+def _size(config: RunConfig, run: RunDirectory) -> Size | None:
+    if not isinstance(config, TrainConfig):
+        result = task_result(run)
+        if result is None:
+            return None
+        inputs = result.size.core_inputs
+        core = None if inputs is None else cost(config.core, inputs)
+        return Size(parameters=result.size.parameters, core=core)
     policy = Policy(config, config.env.spec())
     return Size(
         parameters=sum(parameter.numel() for parameter in policy.parameters()),
@@ -201,6 +219,16 @@ def _score(run: RunDirectory) -> Evaluation | None:
     found = score(run)
     if found is None:
         return None
+    if found.games is None:
+        return Evaluation(
+            mean=found.mean,
+            games=None,
+            step=found.step,
+            measure=plain(found.result["measure"]),
+            interval=None,
+            success=None,
+            protocol=None,
+        )
     summary, environment = found.result["summary"], found.result.get("environment")
     success = summary.get("success")
     rate = success.get("rate") if isinstance(success, dict) else None
@@ -208,6 +236,7 @@ def _score(run: RunDirectory) -> Evaluation | None:
         mean=found.mean,
         games=found.games,
         step=found.step,
+        measure=None,
         interval=_pair(summary.get("interval")),
         success=rate if _is_number(rate) else None,
         protocol=_protocol(environment) if isinstance(environment, dict) else None,

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from fwp_rl.cores.cost import Cost
 from fwp_rl.envs.atari.scores import PUBLISHED, Published
-from fwp_rl.reports.records import Record, Records
+from fwp_rl.reports.records import Evaluation, Record, Records, Size
 from fwp_rl.reports.sources import plain
 from fwp_rl.reports.statistics import normalized_score
-from fwp_rl.runs.config import AGENTS
+from fwp_rl.runs.config import AGENTS, TrainConfig
 from fwp_rl.runs.presets import experiment
 from fwp_rl.terminal import format_seconds
 
@@ -54,7 +55,7 @@ def what_was_run(records: Records) -> Table:
         if run.score is not None:
             if run.score.protocol is not None:
                 add("protocol of play", run.score.protocol)
-            add("score", f"mean of {run.score.games} whole games, sampled actions, last checkpoint")
+            add("score", _meaning(run.score))
         for name, value in run.facts:
             add(name, value)
     total = len(records.runs)
@@ -114,7 +115,7 @@ def scores(records: Records) -> Table:
             if not group:
                 continue
             values = [score.mean for _, score in group]
-            normalized = [normalized_score(run.config.env, score.mean) for run, score in group]
+            normalized = [normalized_score(run.config, score.mean) for run, score in group]
             known = [value for value in normalized if value is not None]
             success = [score.success for _, score in group if score.success is not None]
             rows.append(
@@ -124,7 +125,7 @@ def scores(records: Records) -> Table:
                     Cell(str(len(values)), number=True),
                     Cell(f"{statistics.fmean(values):.2f}", number=True),
                     Cell(f"{min(values):.2f} to {max(values):.2f}", number=True),
-                    Cell(_span([score.games for _, score in group]), number=True),
+                    Cell(_span([score.games or 0 for _, score in group]), number=True),
                     Cell(_span([score.step for _, score in group]), number=True),
                     Cell(f"{statistics.fmean(known):.3f}" if known else "", number=True),
                     Cell(f"{statistics.fmean(success):.1%}" if success else "", number=True),
@@ -145,6 +146,12 @@ def scores(records: Records) -> Table:
     )
 
 
+def _meaning(score: Evaluation) -> str:
+    if score.games is None:
+        return f"{score.measure} on the test split, weights of the best validation"
+    return f"mean of {score.games} whole games, sampled actions, last checkpoint"
+
+
 def _span(numbers: Sequence[int]) -> str:
     """``30``, or ``30 to 200``."""
     low, high = f"{min(numbers):,}", f"{max(numbers):,}"
@@ -156,7 +163,7 @@ def published(records: Records) -> Table | None:
     was evaluated by it."""
     rows = []
     for run in records.runs:
-        if run.paper is None:
+        if run.paper is None or not isinstance(run.config, TrainConfig):
             continue
         task = run.config.env.spec().name
         theirs: list[Published | None] = [entry for entry in PUBLISHED if entry.task == task]
@@ -193,14 +200,14 @@ def costs(records: Records) -> Table:
             group = records.of(label, task)
             if not group:
                 continue
-            size = group[0].size
+            size = next((run.size for run in group if run.size is not None), None)
             speeds = [run.step / run.seconds for run in group if run.seconds]
             rows.append(
                 [
                     Cell(task),
                     Cell(label),
-                    Cell(f"{size.parameters:,}", number=True),
-                    *(Cell(f"{count:,}", number=True) for count in size.core),
+                    Cell("" if size is None else f"{size.parameters:,}", number=True),
+                    *(Cell(count, number=True) for count in _counts(size)),
                     Cell(f"{statistics.median(speeds):,.0f}" if speeds else "", number=True),
                     Cell(format_seconds(sum(run.seconds for run in group)), number=True),
                 ]
@@ -219,6 +226,12 @@ def costs(records: Records) -> Table:
     )
 
 
+def _counts(size: Size | None) -> list[str]:
+    """Of the core; empty where they are not known."""
+    core = None if size is None else size.core
+    return [""] * len(Cost._fields) if core is None else [f"{count:,}" for count in core]
+
+
 def runs(records: Records, folder: Path) -> Table:
     """Every run, with a link to its directory."""
     rows = []
@@ -232,7 +245,7 @@ def runs(records: Records, folder: Path) -> Table:
                 Cell(str(run.seed), number=True),
                 Cell(f"{run.step:,}", number=True),
                 Cell("" if score is None else f"{score.mean:.2f}", number=True),
-                Cell("" if score is None else str(score.games), number=True),
+                Cell("" if score is None else str(score.games or ""), number=True),
                 Cell("" if score is None else f"{score.step:,}", number=True),
                 Cell("" if interval is None else "{:.2f} to {:.2f}".format(*interval), number=True),
                 Cell(run.state),

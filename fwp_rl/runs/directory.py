@@ -8,6 +8,7 @@ runs/<name>/
     checkpoints/step_.../       to go on training
     policy/                     to use the policy
     evaluations/  videos/
+    result.json  task/          of a sequence task: what it came to, and its vocabulary
 """
 
 from __future__ import annotations
@@ -174,6 +175,14 @@ class RunDirectory:
     @property
     def evaluations(self) -> Path:
         return self.path / "evaluations"
+
+    @property
+    def result(self) -> Path:
+        return self.path / "result.json"
+
+    @property
+    def task(self) -> Path:
+        return self.path / "task"
 
     @property
     def policy(self) -> Path:

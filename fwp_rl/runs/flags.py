@@ -16,12 +16,12 @@ import tyro
 
 from fwp_rl.config import ConfigError, as_written, union_members
 from fwp_rl.registry import Registry, UnknownNameError, canonical, named, suggestion
-from fwp_rl.runs.config import TrainConfig
+from fwp_rl.runs.config import RunConfig
 from fwp_rl.runs.presets import REGISTRIES
 
 __all__ = ["apply_flags", "as_flags"]
 
-C = TypeVar("C", bound=TrainConfig)
+C = TypeVar("C", bound=RunConfig)
 
 _SELECTOR = re.compile(r"([a-z]+):([\w-]+)")
 
@@ -56,7 +56,7 @@ def as_flags(fields: Mapping[str, Any]) -> list[str]:
     return flags
 
 
-def _sections(config: TrainConfig) -> dict[str, Registry[Any]]:
+def _sections(config: RunConfig) -> dict[str, Registry[Any]]:
     """Field → registry, for the fields whose class is chosen by name."""
     hints = typing.get_type_hints(type(config))
     return {name: REGISTRIES[hint] for name, hint in hints.items() if hint in REGISTRIES}
@@ -72,7 +72,7 @@ def _select(config: C, section: str, name: str) -> C:
     return dataclasses.replace(config, **{section: chosen()})
 
 
-def _check_flags(config: TrainConfig, args: Sequence[str]) -> None:
+def _check_flags(config: RunConfig, args: Sequence[str]) -> None:
     known = {"--help", *_flags(config)}
     known |= {_negated(flag) for flag, options in _flags(config).items() if bool in options}
     for position, arg in enumerate(args):
@@ -85,7 +85,7 @@ def _check_flags(config: TrainConfig, args: Sequence[str]) -> None:
             raise ConfigError(f"there is no flag {named(flag)}. {hint or 'See --help'}")
 
 
-def _where(config: TrainConfig, flag: str, value: str) -> str:
+def _where(config: RunConfig, flag: str, value: str) -> str:
     """Where an unknown flag is found: as a selector (``--core lstm``), or with another class of its
     section (``--env.game``); "" where it is not."""
     section, _, option = flag.removeprefix("--").partition(".")
@@ -131,7 +131,7 @@ def _negated(flag: str) -> str:
 _TRUTH = {"true": True, "yes": True, "false": False, "no": False, "none": None, "null": None}
 
 
-def _spell(config: TrainConfig, args: Sequence[str]) -> Iterator[str]:
+def _spell(config: RunConfig, args: Sequence[str]) -> Iterator[str]:
     """The arguments with values as tyro wants them: ``--flag`` or ``--no-flag`` for truth, but
     ``--flag True`` where the value may be None, and True or False among the items of a mapping;
     numbers in full, and None for none. What is none of these is left for tyro to refuse."""

@@ -17,8 +17,9 @@ from fwp_rl.envs import ENVS, EnvConfig
 from fwp_rl.models.base import ENCODERS, EncoderConfig
 from fwp_rl.models.policy import PolicyConfig
 from fwp_rl.registry import Registry, UnknownNameError, named, shown, suggestion
-from fwp_rl.runs.config import AGENTS, TrainConfig
+from fwp_rl.runs.config import AGENTS, RunConfig, TrainConfig
 from fwp_rl.runs.yaml_files import preset_path, read_yaml
+from fwp_rl.tasks import TASKS, TaskConfig
 
 __all__ = [
     "REGISTRIES",
@@ -30,6 +31,7 @@ __all__ = [
     "first_change",
     "load_preset",
     "policy_config_from_dict",
+    "task_config_from_dict",
     "unsettled",
 ]
 
@@ -39,17 +41,19 @@ REGISTRIES: dict[type, Registry[Any]] = {
     CoreConfig: CORES,
     EncoderConfig: ENCODERS,
     EnvConfig: ENVS,
+    TaskConfig: TASKS,
 }
 """Base class of a section → the registry that knows its classes by name."""
 
 
-def load_preset(name_or_path: str | Path) -> TrainConfig:
-    """A preset by its name, or any YAML file by its path (``./mine.yaml``)."""
+def load_preset(name_or_path: str | Path) -> RunConfig:
+    """A preset by its name, a sequence task's as ``tasks/copy``, or any YAML file by its path
+    (``./mine.yaml``)."""
     path = preset_path(name_or_path)
     return config_from_dict(read_yaml(path), source=str(path))
 
 
-def config_from_dict(data: Mapping[str, Any], *, source: str) -> TrainConfig:
+def config_from_dict(data: Mapping[str, Any], *, source: str) -> RunConfig:
     """An agent's config from plain data; ``agent:`` names the agent."""
     fields = dict(data)
     agent = fields.pop("agent", None)
@@ -66,6 +70,12 @@ def policy_config_from_dict(data: Mapping[str, Any], *, source: str = "policy") 
 def env_config_from_dict(data: Mapping[str, Any], *, source: str = "env") -> EnvConfig:
     """An environment's config from plain data; ``name:`` names the family."""
     config: EnvConfig = _build_section(ENVS, None, data, source, "")
+    return config
+
+
+def task_config_from_dict(data: Mapping[str, Any], *, source: str = "task") -> TaskConfig:
+    """A sequence task's config from plain data; ``name:`` names the task."""
+    config: TaskConfig = _build_section(TASKS, None, data, source, "")
     return config
 
 
@@ -100,20 +110,20 @@ def config_to_dict(
     return data
 
 
-def experiment(config: TrainConfig, *, without: Collection[str] = ()) -> dict[str, Any]:
+def experiment(config: RunConfig, *, without: Collection[str] = ()) -> dict[str, Any]:
     """What makes a run the experiment that it is: field → value, a section's fields joined to its
     name by a dot (``core.heads``), without fields that are bookkeeping and those in ``without``."""
     return _flat(config, lambda owner, name: name not in without and not _marked(owner, name))
 
 
-def bookkeeping(config: TrainConfig) -> dict[str, Any]:
+def bookkeeping(config: RunConfig) -> dict[str, Any]:
     """The other fields, those that say how and where it runs; named in the same way."""
     whole, kept = _flat(config, lambda *_: True), experiment(config)
     return {name: value for name, value in whole.items() if name not in kept}
 
 
 def first_change(
-    before: TrainConfig, now: TrainConfig, *, without: Collection[str] = ()
+    before: RunConfig, now: RunConfig, *, without: Collection[str] = ()
 ) -> tuple[str, Any, Any] | None:
     """The first field of the experiment that is another now, its old value (None where it had no
     such field) and its new one; None where both are the same experiment."""
@@ -157,8 +167,8 @@ def _build(cls: type[D], data: Mapping[str, Any], source: str, path: str) -> D:
         registry = REGISTRIES.get(hints[key])
         if registry is not None:
             default = fields[key].default_factory
-            assert default is not dataclasses.MISSING
-            values[key] = _build_section(registry, type(default()), value, source, f"{path}{key}.")
+            usual = None if default is dataclasses.MISSING else type(default())
+            values[key] = _build_section(registry, usual, value, source, f"{path}{key}.")
         else:
             values[key] = _value(value, hints[key], source, f"{path}{key}")
     for key, field in fields.items():

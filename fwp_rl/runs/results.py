@@ -7,9 +7,9 @@ from typing import Any
 from fwp_rl.runs.directory import RunDirectory
 from fwp_rl.runs.files import CheckpointError, read_json
 from fwp_rl.runs.policy import saved_step
-from fwp_rl.runs.schema import Evaluation, checked
+from fwp_rl.runs.schema import Evaluation, TaskResult, checked
 
-__all__ = ["Score", "paper_evaluation", "score"]
+__all__ = ["Score", "paper_evaluation", "score", "task_result"]
 
 MOST_BYTES = 1 << 24
 """Of an evaluation: 100,000 games take a third."""
@@ -17,16 +17,16 @@ MOST_BYTES = 1 << 24
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Score:
-    """How good a run's last policy is."""
+    """How good a run's last policy is, or what a sequence task came to."""
 
     mean: float
-    """Mean return."""
-    games: int
-    """Whole games that it is the mean of."""
+    """Mean return, or the task's measure."""
+    games: int | None
+    """Whole games that it is the mean of; None of a sequence task, whose test split is whole."""
     step: int
-    """Of the checkpoint that played them, the run's last."""
+    """Of the checkpoint that was evaluated: the run's last, or a sequence task's best."""
     result: Mapping[str, Any]
-    """The evaluation as ``fwp_rl.evaluation.evaluate`` wrote it."""
+    """The evaluation as ``fwp_rl.evaluation.evaluate`` wrote it, or the task's ``result.json``."""
 
 
 def score(run: RunDirectory, *, games: int = 0) -> Score | None:
@@ -34,8 +34,14 @@ def score(run: RunDirectory, *, games: int = 0) -> Score | None:
 
     Of the evaluations of the last checkpoint with sampled actions and at least ``games`` whole
     games: the one of most games, then the newest. Never the best of several, and never an earlier
-    checkpoint's.
+    checkpoint's. Of a sequence task: the measure on its test split.
     """
+    if run.result.is_file():
+        of_task = task_result(run)
+        if of_task is None or of_task.score is None:
+            return None
+        about = of_task.model_dump(by_alias=True)
+        return Score(mean=of_task.score, games=None, step=of_task.step, result=about)
     found = [
         (known, result)
         for known, result in _of_the_last_checkpoint(run)
@@ -49,6 +55,15 @@ def score(run: RunDirectory, *, games: int = 0) -> Score | None:
     return Score(
         mean=known.summary.mean, games=known.protocol.games, step=known.step, result=result
     )
+
+
+def task_result(run: RunDirectory) -> TaskResult | None:
+    """What a run on a sequence task came to; None where it has not ended, or tells nothing that can
+    be read."""
+    try:
+        return checked(TaskResult, read_json(run.result), run.result)
+    except (OSError, CheckpointError):
+        return None
 
 
 def paper_evaluation(run: RunDirectory) -> Mapping[str, Any] | None:

@@ -3,9 +3,9 @@
 import shutil
 
 from fwp_rl.runs.checkpoint import checkpoint_steps
-from fwp_rl.runs.config import TrainConfig
+from fwp_rl.runs.config import RunConfig, TrainConfig
 from fwp_rl.runs.directory import RunDirectory
-from fwp_rl.runs.results import score
+from fwp_rl.runs.results import score, task_result
 
 __all__ = ["clear_unsaved", "has_work", "is_complete"]
 
@@ -36,14 +36,20 @@ def clear_unsaved(run: RunDirectory) -> None:
                 path.unlink()
 
 
-def is_complete(run: RunDirectory, config: TrainConfig) -> bool:
+def is_complete(run: RunDirectory, config: RunConfig) -> bool:
     """Whether it has been trained to the end of the config, and its last checkpoint evaluated on as
-    many games as that asks for."""
+    many games as that asks for; a sequence task may end before, by its own rules."""
     try:
         status = run.read_status()
     except (RuntimeError, OSError):  # damaged: resuming writes it anew
         return False
     step = status.get("step")
-    if status.get("state") != "finished" or not isinstance(step, int) or step < config.total_steps:
+    if status.get("state") != "finished" or not isinstance(step, int):
+        return False
+    if not isinstance(config, TrainConfig):
+        result = task_result(run)
+        early = result is not None and result.stopped != "steps"
+        return early or (result is not None and step >= config.total_steps)
+    if step < config.total_steps:
         return False
     return not config.evaluation_games or score(run, games=config.evaluation_games) is not None

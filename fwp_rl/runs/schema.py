@@ -26,6 +26,8 @@ __all__ = [
     "OptimizerState",
     "SavedConfig",
     "Strict",
+    "TaskResult",
+    "TaskSize",
     "checked",
 ]
 
@@ -197,6 +199,33 @@ class Evaluation(Strict):
     created: str | None = None
     protocol: EvaluationProtocol
     summary: EvaluationSummary
+
+
+class TaskSize(Strict):
+    """Of a sequence task's network."""
+
+    parameters: Annotated[int, Field(ge=0)]
+    core_inputs: Annotated[int, Field(ge=1)] | None = None
+    """Features of the core's input; None where the network has no core."""
+
+
+class TaskResult(Strict):
+    """``result.json``: what a run on a sequence task came to."""
+
+    schema_: Annotated[Literal[1], Field(alias="schema")]
+    task: str
+    step: Step
+    """Of the weights that were measured, those of the best validation."""
+    steps: Step
+    """That it was trained for."""
+    stopped: Literal["steps", "solved", "patience", "time", "diverged"]
+    seconds: Annotated[float, Field(ge=0)]
+    measure: str
+    score: float | None
+    """The measure on the test split; None where it is no number."""
+    validation: dict[str, float | None]
+    test: dict[str, float | None]
+    size: TaskSize
 
 
 M = TypeVar("M", bound=BaseModel)

@@ -14,14 +14,31 @@ from fwp_rl.resources import configs_dir
 from fwp_rl.runs.files import CheckpointError, read_limited
 from fwp_rl.runs.plain_yaml import parse_yaml
 
-__all__ = ["SECTIONS", "grid_names", "grid_path", "preset_names", "preset_path", "read_yaml"]
+__all__ = [
+    "SECTIONS",
+    "grid_names",
+    "grid_path",
+    "preset_names",
+    "preset_path",
+    "read_yaml",
+    "task_names",
+    "task_path",
+]
 
 MOST_BYTES: Final = 1 << 17
 """Of a YAML file; the longest grid that comes with the package takes a fiftieth."""
 
-SECTIONS: Final = {"env": "atari", "core": "delta_net", "encoder": "impala_resnet"}
+SECTIONS: Final = {
+    "env": "atari",
+    "core": "delta_net",
+    "encoder": "impala_resnet",
+    "task": None,
+}
 """The fields of a training config whose class is chosen by name, and which class it is where none
-is named; ``presets.REGISTRIES`` knows the classes."""
+is named, if that is allowed; ``presets.REGISTRIES`` knows the classes."""
+
+TASKS: Final = "tasks/"
+"""How the name of a sequence task's preset begins where it could be an agent's."""
 
 
 def preset_names() -> list[str]:
@@ -30,8 +47,21 @@ def preset_names() -> list[str]:
 
 
 def preset_path(name_or_path: str | Path) -> Path:
-    """Where a preset lies; ConfigError for a name that there is not."""
+    """Where a preset lies: ``recall``, ``tasks/copy``; ConfigError for a name that there is not."""
+    if isinstance(name_or_path, str) and (name := name_or_path.removeprefix(TASKS)) != name_or_path:
+        return task_path(name)
     return _path("preset", configs_dir(), name_or_path)
+
+
+def task_names() -> list[str]:
+    """Names of the presets of sequence tasks that come with the package."""
+    return _names(configs_dir() / "tasks")
+
+
+def task_path(name_or_path: str | Path) -> Path:
+    """Where the preset of a sequence task lies: ``copy``; ConfigError for a name that there is
+    not."""
+    return _path("task", configs_dir() / "tasks", name_or_path)
 
 
 def grid_names() -> list[str]:

@@ -1,10 +1,10 @@
-"""One door for a gradient step: all that changes a policy's weights goes through here.
+"""One door for a gradient step: all that changes a network's weights goes through here.
 
-A minibatch is cut into shards along its environments. Each shard's loss is its sum over the whole
-minibatch's divisor, so that the shards' gradients add up to that of the whole. Threads take the
-shards from a queue (``workers.py``), each computes with one thread of torch's, and the gradients
-are added in the order of the shards: the weights are the same, bit for bit, for any number of
-threads. How a minibatch is cut changes the order of sums, and the last bits.
+A minibatch is cut into shards along its environments, or its sequences. Each shard's loss is its
+sum over the whole minibatch's divisor, so that the shards' gradients add up to that of the whole.
+Threads take the shards from a queue (``workers.py``), each computes with one thread of torch's, and
+the gradients are added in the order of the shards: the weights are the same, bit for bit, for any
+number of threads. How a minibatch is cut changes the order of sums, and the last bits.
 """
 
 import math
@@ -15,17 +15,17 @@ from itertools import pairwise
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from fwp_rl.cores.dropout import draws_of_parts
 from fwp_rl.cores.fast_weight_block import drawn_once
+from fwp_rl.losses import StepLosses, join
 from fwp_rl.machine import cpu_threads
 from fwp_rl.models.policy import Policy
-from fwp_rl.rl.losses import StepLosses, join
 from fwp_rl.training.distributed import average_gradients
-from fwp_rl.training.optim import advice, clip_gradients, linear_to_zero
+from fwp_rl.training.optim import clip_gradients
 from fwp_rl.training.thread_choice import ThreadChoice, candidates
 from fwp_rl.training.workers import Workers
-from fwp_rl.types import Rollout
 
 __all__ = ["Descent", "DescentConfig", "numbers"]
 
@@ -35,18 +35,16 @@ IMAGE_SHARDS = 4
 IMAGE_PIXELS = 32 * 32
 """What counts as an image there."""
 
+SEQUENCE_SHARDS = 2
+"""Shards of a minibatch of a sequence task there."""
+
 
 class DescentConfig(Protocol):
     """What a training config says of gradient steps."""
 
+    def learning_rate_at(self, step: int) -> float: ...
     @property
-    def learning_rate(self) -> float: ...
-    @property
-    def anneal_learning_rate(self) -> bool: ...
-    @property
-    def total_steps(self) -> int: ...
-    @property
-    def max_gradient_norm(self) -> float: ...
+    def max_gradient_norm(self) -> float | None: ...
     @property
     def gradient_shards(self) -> int | None: ...
     @property
@@ -54,12 +52,12 @@ class DescentConfig(Protocol):
 
 
 class Descent:
-    """Gradient steps of one policy. ``close`` ends its threads."""
+    """Gradient steps of one network. ``close`` ends its threads."""
 
     def __init__(
         self,
         config: DescentConfig,
-        policy: Policy,
+        network: nn.Module,
         optimizer: torch.optim.Optimizer,
         *,
         cores: int,
@@ -70,46 +68,46 @@ class Descent:
         tell   is told how many threads were chosen
         """
         self._config = config
-        self._policy = policy
+        self._network = network
         self._optimizer = optimizer
-        self._on_cpu = policy.value_head.weight.device.type == "cpu"
-        self._shards = config.gradient_shards or default_shards(policy)
+        self._parameters = [p for p in network.parameters() if p.requires_grad]
+        self._on_cpu = self._parameters[0].device.type == "cpu"
+        self._shards = config.gradient_shards or default_shards(network)
         self._cores = cores
         self._tell = tell
         self._choice: ThreadChoice | None = None
         self._workers = Workers("learner")
-        self._parameters = [p for p in policy.parameters() if p.requires_grad]
         self._sums = [torch.zeros_like(p) for p in self._parameters]
 
     def __call__(
         self,
         loss: Callable[[slice], StepLosses],
         *,
-        rollout: Rollout,
         columns: int,
         divisor: Tensor | int,
         step: int,
         also: Callable[[], Mapping[str, Tensor]] = dict,
+        advise: Callable[[], str] = str,
     ) -> dict[str, float]:
         """Take one step down the gradient of a minibatch's loss; returns its metrics.
 
         loss     of some of the minibatch's environments, without reduction; called in any thread
-        rollout  what is learned from: an error names large numbers in it
-        columns  environments in the minibatch
+        columns  environments, or sequences, in the minibatch
         divisor  of the sum of all losses: the steps that count in the whole minibatch, for a mean;
                  a minibatch with none has a loss of 0
-        step     of the environment, for the learning rate
+        step     for the learning rate
         also     scalars to move to the CPU together with the metrics, asked for after the losses
+        advise   what to say beside a norm that is not finite: where it may come from
 
         Whatever is raised, the weights are untouched. FloatingPointError where the norm of the
         gradient is not finite.
         """
-        learning_rate = self._learning_rate(step)
+        learning_rate = self._config.learning_rate_at(step)
         divisor = torch.as_tensor(divisor, device=self._parameters[0].device).clamp(min=1)
         with self._one_thread():
             losses = self._add_up(loss, columns, divisor)
-            average_gradients(self._policy)
-            norm = clip_gradients(self._policy, self._config.max_gradient_norm)
+            average_gradients(self._network)
+            norm = clip_gradients(self._network, self._config.max_gradient_norm)
             metrics = numbers(
                 {"optimizer/gradient_norm": norm, **losses.metrics(divisor), **also()}
             )
@@ -117,7 +115,7 @@ class Descent:
                 raise FloatingPointError(
                     f"the gradient norm is {metrics['optimizer/gradient_norm']}: the weights are "
                     "untouched, and the last checkpoint is good to resume from. "
-                    f"{advice(self._policy, rollout)}"
+                    f"{advise()}"
                 )
             for group in self._optimizer.param_groups:
                 group["lr"] = learning_rate
@@ -126,12 +124,6 @@ class Descent:
 
     def close(self) -> None:
         self._workers.close()
-
-    def _learning_rate(self, step: int) -> float:
-        config = self._config
-        if not config.anneal_learning_rate:
-            return config.learning_rate
-        return linear_to_zero(config.learning_rate, step, config.total_steps)
 
     def _one_thread(self) -> AbstractContextManager[None]:
         """On a CPU: sums in other numbers of OpenMP's threads have other bits."""
@@ -146,9 +138,11 @@ class Descent:
             self._choice = ThreadChoice(self._candidates(len(shards)), self._tell)
         parts: list[StepLosses] = []
         known = [False] * len(self._parameters)
+        dropping = draws_of_parts(self._network, len(shards))
 
         def compute(index: int) -> tuple[StepLosses, Sequence[Tensor | None]]:
-            part = loss(shards[index])
+            with dropping(index):
+                part = loss(shards[index])
             gradients = torch.autograd.grad(
                 part.reduce(divisor), self._parameters, allow_unused=True
             )
@@ -169,7 +163,7 @@ class Descent:
                 known[n] = True
 
         start = time.perf_counter()
-        with drawn_once(self._policy):
+        with drawn_once(self._network):
             spent = self._workers.run(
                 compute, len(shards), threads=self._choice.threads, merge=merge
             )
@@ -185,12 +179,16 @@ class Descent:
         return candidates(shards, self._cores) if asked is None else [min(asked, shards)]
 
 
-def default_shards(policy: Policy) -> int:
-    """1 on a GPU, and for vectors and small images: calling a small network costs more than what
-    it computes, and each shard calls it anew."""
-    if policy.value_head.weight.device.type != "cpu" or not policy.spec.is_image:
+def default_shards(network: nn.Module) -> int:
+    """1 on a GPU, and for policies of vectors and small images: calling a small network costs more
+    than what it computes, and each shard calls it anew. Sequences are long."""
+    if next(network.parameters()).device.type != "cpu":
         return 1
-    _, height, width = policy.spec.observation_shape
+    if not isinstance(network, Policy):
+        return SEQUENCE_SHARDS
+    if not network.spec.is_image:
+        return 1
+    _, height, width = network.spec.observation_shape
     return IMAGE_SHARDS if height * width >= IMAGE_PIXELS else 1
 
 

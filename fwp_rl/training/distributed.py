@@ -1,11 +1,11 @@
 """Where a learner of several processes would meet."""
 
-from fwp_rl.models.policy import Policy
+from torch import nn
 
 __all__ = ["average_gradients"]
 
 
-def average_gradients(policy: Policy) -> None:
+def average_gradients(network: nn.Module) -> None:
     """Make the gradients those of all ranks' minibatches together. One process is one rank: there
     is nothing to do.
 

@@ -63,9 +63,6 @@ class TrainingLog:
     def evaluation(self, step: int, result: Mapping[str, Any], seconds: float) -> None:
         """Write what an evaluation came to; its ``seconds`` count neither as time of training nor
         against the speed."""
-        self._written += seconds
-        self._logger.pause(seconds)
-        self._progress.pause(seconds)
         summary = result["summary"]
         row = {"evaluation/mean_return": summary["mean"]}
         if summary["interval"] is not None:
@@ -73,11 +70,20 @@ class TrainingLog:
             row |= {"evaluation/interval_low": low, "evaluation/interval_high": high}
         if summary["success"] is not None:
             row["evaluation/success_rate"] = summary["success"]["rate"]
-        self._logger.log(step, row)
+        self.interlude(step, row, seconds)
         self.message(
             f"Evaluation at step {step:,}: {in_words(summary)}, {len(result['returns'])} games, "
             f"{seconds:.0f} s"
         )
+
+    def interlude(self, step: int, row: Mapping[str, float], seconds: float) -> None:
+        """Write and show a row of what came between two updates and took ``seconds``, which are no
+        time of training."""
+        self._written += seconds
+        self._logger.pause(seconds)
+        self._progress.pause(seconds)
+        self._logger.log(step, row)
+        self._progress.update(step, row)
 
     def message(self, text: str) -> None:
         """Tell the user; safe from any thread."""

@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import nn
 
 from fwp_rl.runs.checkpoint import Checkpoint, newest_good
-from fwp_rl.runs.config import TrainConfig
+from fwp_rl.runs.config import RunConfig
 from fwp_rl.runs.crashes import crash_trace
 from fwp_rl.runs.directory import RunDirectory, RunError
 from fwp_rl.runs.files import CheckpointError
@@ -17,7 +17,7 @@ from fwp_rl.runs.keeping import STATE
 from fwp_rl.runs.presets import bookkeeping, config_from_dict, first_change, load_preset
 from fwp_rl.runs.schema import Strict, checked
 
-__all__ = ["RESUME_MAY_CHANGE", "Restored", "SessionState", "restore"]
+__all__ = ["RESUME_MAY_CHANGE", "Count", "Restored", "SessionState", "restore"]
 
 RESUME_MAY_CHANGE = ("total_steps",)
 """What a resumed run may set anew beside the fields that are bookkeeping."""
@@ -27,14 +27,8 @@ Count = Annotated[int, Field(ge=0)]
 
 
 class SessionState(Strict):
-    """What a session keeps in a checkpoint beside weights and random streams."""
+    """What every session keeps in a checkpoint beside weights and random streams."""
 
-    games: Count
-    """That have ended."""
-    blocks: Annotated[list[dict[str, float]], Field(max_length=1000, default_factory=list)]
-    """Of finished games: their means. Runs that scored the last games to end have none."""
-    evaluated: Count | None = None
-    """Step of the last evaluation."""
     milestone: Count | None = None
     """Step of the last checkpoint that is kept for ever."""
     sessions: Annotated[int, Field(ge=1)] = 1
@@ -55,12 +49,14 @@ class Restored:
 
 def restore(
     run: RunDirectory,
-    config: TrainConfig,
-    policy: nn.Module,
+    config: RunConfig,
+    network: nn.Module,
     optimizer: torch.optim.Optimizer,
     generators: Mapping[str, torch.Generator],
+    *,
+    schema: type[SessionState],
 ) -> Restored:
-    """Take everything over from the newest good checkpoint.
+    """Take everything over from the newest good checkpoint, whose state is of that ``schema``.
 
     RunError, before anything is changed, where the config asks for another experiment than the
     run's, where config.yaml and checkpoint do not belong together, or where there is none.
@@ -71,8 +67,8 @@ def restore(
 
     def check(checkpoint: Checkpoint) -> None:
         """One that could not be gone on from is a damaged one, and an older one is tried."""
-        _state(checkpoint)
-        checkpoint.check(policy, optimizer, generators)
+        _state(checkpoint, schema)
+        checkpoint.check(network, optimizer, generators)
 
     checkpoint = newest_good(
         run.checkpoints, warn=lambda text: notes.append(f"WARNING: {text}"), check=check
@@ -84,7 +80,7 @@ def restore(
         )
     identity = _identity(run, notes)
     _refuse_strangers(run, before, checkpoint, identity, notes)
-    checkpoint.restore(policy, optimizer, generators)
+    checkpoint.restore(network, optimizer, generators)
     if (trace := crash_trace(run.path)) is not None:
         notes.append(f"WARNING: an earlier session crashed; {trace} says where")
     notes.append(f"Resumed at step {checkpoint.step:,} from {checkpoint.path}")
@@ -98,11 +94,13 @@ def restore(
             f"The run is complete at {config.total_steps:,} steps; extend it with a "
             "larger --total-steps"
         )
-    return Restored(checkpoint=checkpoint, state=_state(checkpoint), identity=identity, notes=notes)
+    return Restored(
+        checkpoint=checkpoint, state=_state(checkpoint, schema), identity=identity, notes=notes
+    )
 
 
-def _state(checkpoint: Checkpoint) -> SessionState:
-    return checked(SessionState, checkpoint.state, checkpoint.path / STATE)
+def _state(checkpoint: Checkpoint, schema: type[SessionState]) -> SessionState:
+    return checked(schema, checkpoint.state, checkpoint.path / STATE)
 
 
 def _identity(run: RunDirectory, notes: list[str]) -> Mapping[str, Any] | None:
@@ -117,7 +115,7 @@ def _identity(run: RunDirectory, notes: list[str]) -> Mapping[str, Any] | None:
 
 def _refuse_strangers(
     run: RunDirectory,
-    before: TrainConfig,
+    before: RunConfig,
     checkpoint: Checkpoint,
     identity: Mapping[str, Any] | None,
     notes: list[str],
@@ -144,7 +142,7 @@ def _refuse_strangers(
         )
 
 
-def _refuse_changes(run: RunDirectory, before: TrainConfig, config: TrainConfig) -> None:
+def _refuse_changes(run: RunDirectory, before: RunConfig, config: RunConfig) -> None:
     asked = config.run_dir
     if asked is not None and asked not in (before.run_dir, str(run.path)):
         raise RunError(

@@ -167,7 +167,8 @@ def test_every_cell_of_every_shipped_grid_is_valid():
         for name, grid in grids.items()
     }
     for name, grid in grids.items():
-        assert "seed" in grid.cells[0].labels, name
+        # where small tasks have more seeds than large ones, size and seed are one axis
+        assert {"seed", "run"} & grid.cells[0].labels.keys(), name
     games = {cell.config.env.game for cell in grids["cores_atari57"].cells}
     assert games == set(SCORES)
     games = {cell.config.env.game for cell in grids["cores_atari5"].cells}

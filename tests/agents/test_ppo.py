@@ -22,10 +22,10 @@ from fwp_rl.envs.atari import AtariConfig
 from fwp_rl.envs.minigrid import MiniGridConfig
 from fwp_rl.envs.toy import RecallConfig, ScriptedConfig, ScriptedEpisode
 from fwp_rl.evaluation import evaluate
+from fwp_rl.losses import normalize
 from fwp_rl.models.encoders import MLPConfig
 from fwp_rl.models.policy import Policy
 from fwp_rl.rl.collector import Actor, Collector
-from fwp_rl.rl.losses import normalize
 from fwp_rl.runs.checkpoint import load_checkpoint
 from fwp_rl.runs.directory import RunError
 from fwp_rl.runs.metrics import read_metrics

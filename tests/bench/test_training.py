@@ -80,6 +80,7 @@ def test_ppo_against_its_floor_and_beside_a_busy_process(
     assert "one team" not in made, "a detail"
 
 
+@pytest.mark.long
 def test_impala_against_its_floor(tmp_path: Path) -> None:
     """And the deep network in float32."""
     file = tmp_path / "impala.json"

@@ -48,6 +48,15 @@ def compiles_whole(config: CoreConfig) -> None:
         close(actual, expected)
 
 
+def test_a_compiled_core_drops_where_it_learns() -> None:
+    core, x, state, reset = make(small("delta_net", layers=1, dropout=0.5))
+    call = compiled(core)
+    first, second = (call(x, state, reset)[0] for _ in range(2))
+    assert not torch.allclose(first, second)
+    with torch.no_grad():
+        close(call(x, state, reset)[0], core.eval()(x, state, reset)[0])
+
+
 QUICK = "delta_net", "lstm", "recurrent_delta_net"
 """The others take long to compile."""
 

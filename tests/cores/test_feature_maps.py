@@ -141,3 +141,24 @@ def test_favor_epsilon_cannot_overflow() -> None:
     torch.testing.assert_close(y.sum(-1), torch.ones(4))
     assert y.max() > 0.9
     assert gradient.isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["elu1", "dpfp1", "dpfp2", "dpfp3", "relu"])
+def test_without_normalisation(name: FeatureMapName) -> None:
+    x = torch.randn(50, SIZE)
+    phi = FeatureMap(name, SIZE)
+    y = phi.unnormalised(x)
+    torch.testing.assert_close(phi(x), y / (y.sum(-1, keepdim=True) + 1e-5))
+
+
+def test_favor_of_more_rows_without_normalisation_estimates_the_softmax_kernel() -> None:
+    torch.manual_seed(2)
+    phi = FeatureMap("favor", 8, rows=4000)
+    a, b = 0.4 * torch.randn(2, 8)
+    assert phi.output_size == phi(a).numel() == 8000
+    estimate = phi.unnormalised(a) @ phi.unnormalised(b)
+    assert estimate.item() == pytest.approx(torch.exp(a @ b).item(), rel=0.05)
+    y = phi.unnormalised(a)
+    torch.testing.assert_close(phi(a), y / y.sum())
+    phi.redraw()
+    assert phi.unnormalised(a).shape == (8000,)

@@ -22,6 +22,7 @@ from fwp_rl.runs.files import parse_json, read_folder, write_folder
 from fwp_rl.runs.plain_yaml import parse_yaml
 from fwp_rl.runs.policy import load_policy
 from fwp_rl.runs.presets import config_to_dict, policy_config_from_dict
+from fwp_rl.tasks import TASKS
 
 few = settings(
     max_examples=60,
@@ -30,7 +31,7 @@ few = settings(
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 
-REGISTRIES = {"agent": AGENTS, "core": CORES, "encoder": ENCODERS, "env": ENVS}
+REGISTRIES = {"agent": AGENTS, "core": CORES, "encoder": ENCODERS, "env": ENVS, "task": TASKS}
 CLASSES = [cls for registry in REGISTRIES.values() for cls in registry.values()]
 FIELDS = sorted({field.name for cls in CLASSES for field in dataclasses.fields(cls)} | {"name"})
 
@@ -148,7 +149,7 @@ def test_a_config_survives_its_file(agent: str, data: st.DataObject) -> None:
     chosen = {
         section: data.draw(st.sampled_from(sorted(set(registry) - {"gymnasium"})))
         for section, registry in REGISTRIES.items()
-        if section != "agent"
+        if section in {field.name for field in dataclasses.fields(AGENTS[agent])}
     }
     run_dir = data.draw(st.none() | st.text(st.characters(exclude_characters="\0")) | words)
     config = agents.config_from_dict({"agent": agent, "run_dir": run_dir} | chosen, source="x")

@@ -17,7 +17,7 @@ from fwp_rl.envs.atari import AtariConfig
 from fwp_rl.envs.gym import GymnasiumConfig
 from fwp_rl.models.policy import PolicyConfig
 from fwp_rl.registry import UnknownNameError
-from fwp_rl.runs.config import AGENTS, TrainConfig
+from fwp_rl.runs.config import AGENTS
 from fwp_rl.runs.plain_yaml import parse_yaml
 from fwp_rl.runs.presets import (
     REGISTRIES,
@@ -37,11 +37,18 @@ def build(text: str) -> Any:
 
 
 def test_the_sections_are_the_fields_that_a_registry_knows() -> None:
-    hints = typing.get_type_hints(TrainConfig)
-    assert set(SECTIONS) == {name for name, hint in hints.items() if hint in REGISTRIES}
+    found = set()
     for agent in AGENTS.values():
-        for section, name in SECTIONS.items():
-            assert REGISTRIES[hints[section]].name_of(type(getattr(agent(), section))) == name
+        hints = typing.get_type_hints(agent)
+        fields = {field.name: field for field in dataclasses.fields(agent)}
+        for section in [name for name, hint in hints.items() if hint in REGISTRIES]:
+            found.add(section)
+            default = fields[section].default_factory
+            if SECTIONS[section] is None:
+                assert default is dataclasses.MISSING
+            else:
+                assert REGISTRIES[hints[section]].name_of(type(default())) == SECTIONS[section]
+    assert found == set(SECTIONS)
 
 
 @pytest.mark.parametrize("name", preset_names())

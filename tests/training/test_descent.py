@@ -14,7 +14,7 @@ from fwp_rl.agents.impala import IMPALAConfig
 from fwp_rl.agents.ppo import PPOConfig
 from fwp_rl.cores import CORES, CoreConfig
 from fwp_rl.kernels import use_backend
-from fwp_rl.rl.losses import StepLosses
+from fwp_rl.losses import StepLosses
 from fwp_rl.training.descent import Descent, cut
 from fwp_rl.types import Rollout
 
@@ -139,11 +139,6 @@ class Half(nn.Module):
         self.sometimes = nn.Parameter(torch.zeros(3))
         self.never = nn.Parameter(torch.ones(3))
 
-    @property
-    def value_head(self) -> nn.Module:
-        """Where a policy's device is asked of."""
-        return self
-
     def loss(self, part: slice) -> StepLosses:
         x = torch.arange(4.0)[part]
         loss = self.weight.sum() * x
@@ -155,10 +150,9 @@ class Half(nn.Module):
 def descend_on_half(policy: Any, shards: int) -> None:
     config = dataclasses.replace(PPO, gradient_shards=shards, max_gradient_norm=1e9)
     optimizer = torch.optim.SGD(policy.parameters(), lr=1.0, weight_decay=0.1)
-    _, rollout = policy_and_rollout(PPO, torch.float32)
     with closing(Descent(config, policy, optimizer, cores=1)) as descend:
         for _ in range(2):  # the second finds what the first has left
-            descend(policy.loss, rollout=rollout, columns=4, divisor=1, step=0)
+            descend(policy.loss, columns=4, divisor=1, step=0)
 
 
 def test_parameters_without_a_gradient_stay_without() -> None:

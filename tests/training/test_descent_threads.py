@@ -30,10 +30,10 @@ from fwp_rl.agents.impala import IMPALAConfig
 from fwp_rl.agents.ppo import PPOConfig
 from fwp_rl.cores.delta_net import DeltaNetConfig
 from fwp_rl.envs.atari import AtariConfig
+from fwp_rl.losses import StepLosses
 from fwp_rl.machine import cpu_threads
 from fwp_rl.models.encoders import NatureCNNConfig
 from fwp_rl.models.policy import Policy
-from fwp_rl.rl.losses import StepLosses
 from fwp_rl.training.descent import Descent
 
 

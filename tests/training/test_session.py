@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from fwp_rl.agents import ppo
 from fwp_rl.agents.ppo import PPOConfig
@@ -119,7 +120,8 @@ def test_a_config_that_was_edited_is_refused_at_resume(tmp_path: Path) -> None:
     edited = load_preset(str(run / "config.yaml"))
     with pytest.raises(RunError, match=r"says discount = 0.9, .*step_.* was trained with 0.99"):
         ppo.train(replace(edited, total_steps=60), resume=run)
-    cut = text[: text.index("total_steps")]
+    fields = yaml.safe_load(text)
+    cut = yaml.safe_dump({name: fields[name] for name in ("agent", "encoder", "core", "env")})
     (run / "config.yaml").write_text(cut)
     with pytest.raises(RunError, match="was trained with"):
         ppo.train(load_preset(str(run / "config.yaml")), resume=run)

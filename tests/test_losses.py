@@ -1,7 +1,7 @@
 import numpy as np
 import torch
 
-from fwp_rl.rl.losses import explained_variance, masked_mean, normalize
+from fwp_rl.losses import explained_variance, masked_mean, normalize
 
 
 def test_masked_mean_is_the_mean_of_the_kept_entries() -> None:
