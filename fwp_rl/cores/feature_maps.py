@@ -109,7 +109,8 @@ def _elu1(x: Tensor) -> Tensor:
 def _dpfp(nu: int) -> Callable[[Tensor], Tensor]:
     def dpfp(x: Tensor) -> Tensor:
         z = torch.cat([x, -x], dim=-1).relu()
-        return torch.cat([z * z.roll(j, dims=-1) for j in range(1, nu + 1)], dim=-1)
+        blocks = [z * z.roll(j, dims=-1) for j in range(1, nu + 1)]
+        return torch.cat(blocks, dim=-1) if nu > 1 else blocks[0]
 
     return dpfp
 

@@ -81,12 +81,13 @@ class PublishedModel(nn.Module):
         if self.redraws and self.training and torch.is_grad_enabled():
             self.redraw()
         pairs = sequences[:-1].flip(0)  # the last one first
-        k, beta = self._write(pairs)  # [L, B, F], [L, B]
+        k, beta, total = self._write(pairs)  # [L, B, F], [L, B], [L, B]
         q = self._read(self.query(self.embedding(sequences[-1])))  # [B, F]
         if beta is not None:
-            weight = _read_back(k, beta, q)
+            # on k / total, without computing it: β shrinks in its place
+            weight = _read_back(k, beta / total.square(), q) * total
         else:
-            weight = torch.einsum("lbf,bf->lb", k, q)
+            weight = (k * q).sum(-1)  # [L, B]; a product of matrix and vector takes longer
             weight = weight.softmax(0) if self.phi is None else weight / (weight.sum(0) + _EPSILON)
         answers = q.new_zeros(q.shape[0], self.symbols)
         return answers.scatter_add(1, self._values(pairs).T, weight.T), state
@@ -103,7 +104,8 @@ class PublishedModel(nn.Module):
         return torch.cat(parts)
 
     def _answers(self, pairs: Tensor) -> Tensor:
-        k, beta = self._write(pairs)  # [L, B, F], [L, B]
+        k, beta, total = self._write(pairs)  # [L, B, F], [L, B], [L, B]
+        k = k / total.unsqueeze(-1)
         q = self._read(self.query(self.embedding.weight))  # [S, F]
         v = F.one_hot(self._values(pairs), self.symbols).to(k.dtype)  # [L, B, S]
         if self.phi is None:
@@ -121,19 +123,21 @@ class PublishedModel(nn.Module):
     def _values(self, pairs: Tensor) -> Tensor:
         return pairs // self.symbols - 1
 
-    def _write(self, pairs: Tensor) -> tuple[Tensor, Tensor | None]:
-        """φ(k) [L, B, F], and β [L, B] for the delta rule."""
+    def _write(self, pairs: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
+        """What keys become [L, B, F], β [L, B] for the delta rule, and what the keys are yet to be
+        divided by, [L, B] or a number."""
         k = self._of_pairs(self.key, pairs)
+        one = k.new_ones(())
         if self.phi is None:
-            return k / math.sqrt(KEY_SIZE), None
+            return k / math.sqrt(KEY_SIZE), None, one
         if self.beta is None:
-            return self.phi.unnormalised(k), None
+            return self.phi.unnormalised(k), None, one
         beta = self._of_pairs(self.beta, pairs).squeeze(-1).sigmoid()
         if self.phi.projection is not None:
             # as a softmax; the authors' quotient is 0 / 0 where each feature is below 1e-45
-            return self.phi(k), beta
+            return self.phi(k), beta, one
         features = self.phi.unnormalised(k)
-        return features / features.sum(-1, keepdim=True), beta
+        return features, beta, features.sum(-1)
 
     def _read(self, q: Tensor) -> Tensor:
         """φ(q), of [..., 64]."""
@@ -165,11 +169,14 @@ def _read_back(k: Tensor, beta: Tensor, q: Tensor) -> Tensor:
     delta rule itself, on a memory of one row that is told to answer each key with 0. The op reads
     after it writes: it is read with the key that comes next.
     """
-    first = (k[0] * q).sum(-1)
-    zeros = k.new_zeros(k.shape[0] - 1, k.shape[1], 1, 1)
-    keys = k.unsqueeze(2)
-    y, _ = fast_weight(keys[1:], keys[:-1], zeros, beta[:-1].unsqueeze(2), q[:, None, None])
-    return beta * torch.cat([first.unsqueeze(0), y[..., 0, 0]])
+    rest = k.shape[0] - 1
+    first, following = k.split([1, rest])  # split, not sliced: cheaper in the backward pass
+    keys, _ = k.unsqueeze(2).split([rest, 1])
+    zeros = k.new_zeros(rest, k.shape[1], 1, 1)
+    y, _ = fast_weight(
+        following.unsqueeze(2), keys, zeros, beta[:-1].unsqueeze(2), q[:, None, None]
+    )
+    return beta * torch.cat([(first * q).sum(-1), y[..., 0, 0]])
 
 
 class CoreModel(nn.Module):
