@@ -65,12 +65,16 @@ def draw(figure: Draw, kind: Literal["png", "svg"], theme: Theme) -> bytes:
 
 
 def figure_curves(
-    curves: Mapping[str, Mapping[str, Sequence[tuple[Floats, Floats]]]], styles: Styles
+    curves: Mapping[str, Mapping[str, Sequence[tuple[Floats, Floats]]]],
+    styles: Styles,
+    *,
+    axes_of: Mapping[str, tuple[str, str]],
 ) -> Draw:
     """Return against steps, a panel for each task: the mean over runs, and from the lowest to the
     highest of them.
 
-    curves  task → label → for each run its steps and its returns
+    curves   task → label → for each run its steps and its returns
+    axes_of  task → what its steps and its returns are
     """
 
     def figure(theme: Theme) -> Any:
@@ -99,7 +103,8 @@ def figure_curves(
                         alpha=0.18,
                         lw=0,
                     )
-            _finish(axes, theme, title=task, x="environment steps", y="return of recent games")
+            x, y = axes_of[task]
+            _finish(axes, theme, title=task, x=x, y=y)
             axes.xaxis.set_major_formatter(lambda x, _: format_count(x))
         for axes in panels[len(curves) :]:
             axes.set_visible(False)

@@ -109,9 +109,9 @@ def _write(template: Any, records: Records, folder: Path, title: str) -> Path:
     page.add(
         "curves",
         "Learning curves",
-        "Return of recent training games: the mean over seeds, and the range from the lowest seed "
-        "to the highest.",
-        figure_curves(_curves(records), styles),
+        "Return of recent training games, or a sequence task's measure on its validation split: "
+        "the mean over seeds, and the range from the lowest seed to the highest.",
+        figure_curves(_curves(records), styles, axes_of=records.axes()),
     )
     notes = _compare(records, page, styles)
     shown = [

@@ -122,6 +122,15 @@ class Records:
     def tasks(self) -> list[str]:
         return list(dict.fromkeys(run.task for run in self.runs))
 
+    def axes(self) -> dict[str, tuple[str, str]]:
+        """Task → what the steps and the values of its curves are."""
+        return {
+            run.task: ("environment steps", "return of recent games")
+            if isinstance(run.config, TrainConfig)
+            else ("gradient steps", "measure on the validation split")
+            for run in self.runs
+        }
+
     def of(self, label: str, task: str | None = None) -> list[Record]:
         """The runs of a label, of one task or all."""
         return [r for r in self.runs if r.label == label and task in (None, r.task)]
