@@ -84,7 +84,7 @@ def _show_task(path: Path, config: RunConfig) -> None:
     console.print(result_table(result, core=core))
     console.print(ending(result), soft_wrap=True)
     try:
-        task_curve(run, core=core, measure=result.measure)
+        task_curve(run, result, core=core)
     except Exception as error:  # a finished training is not to fail for a picture
         console.print(f"No learning curve: {type(error).__name__}: {error}", soft_wrap=True)
     console.print(f"\nIn the run directory {path}:", soft_wrap=True)

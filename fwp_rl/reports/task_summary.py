@@ -1,5 +1,6 @@
 """What a run on a sequence task came to: a table for a terminal, and curve.png."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from rich.table import Table
@@ -25,7 +26,7 @@ REASONS = {
 def result_table(result: TaskResult, *, core: str) -> Table:
     """The measures on both splits."""
     table = Table(
-        title=f"{result.task}, {core}: weights of the best validation, step {result.step:,}",
+        title=f"{result.task}, {core}",
         title_justify="left",
         title_style="bold",
     )
@@ -33,22 +34,30 @@ def result_table(result: TaskResult, *, core: str) -> Table:
     table.add_column("validation", justify="right")
     table.add_column("test", justify="right")
     for name in dict.fromkeys([result.measure, *result.test]):
-        values = (split.get(name) for split in (result.validation, result.test))
-        table.add_row(name, *("nan" if value is None else f"{value:.4g}" for value in values))
+        table.add_row(name, *(_shown(split, name) for split in (result.validation, result.test)))
     return table
 
 
+def _shown(split: Mapping[str, float | None], name: str) -> str:
+    """Empty where it is not measured there, nan where it is no number."""
+    if name not in split:
+        return ""
+    value = split[name]
+    return "nan" if value is None else f"{value:.4g}"
+
+
 def ending(result: TaskResult) -> str:
-    """How long training took, and why it ended."""
+    """Which weights were measured, how long training took, and why it ended."""
     return (
-        f"Ended after {result.steps:,} steps and {format_seconds(result.seconds)}: "
-        f"{REASONS[result.stopped]}"
+        f"Of the weights of step {result.step:,}, the best by validation. Ended after "
+        f"{result.steps:,} steps and {format_seconds(result.seconds)}: {REASONS[result.stopped]}"
     )
 
 
-def task_curve(run: RunDirectory, *, core: str, measure: str) -> Path:
+def task_curve(run: RunDirectory, result: TaskResult, *, core: str) -> Path:
     """Draw a run's curve.png, the measure on the validation split; returns its path. ImportError
     where matplotlib is missing."""
     rows = read_metrics(run.metrics, names=(VALIDATION,))
-    write_file(run.curve, validation_curve(rows, title=f"{run.path.name}: {core}", measure=measure))
+    title = f"{result.task}, {core}"
+    write_file(run.curve, validation_curve(rows, title=title, measure=result.measure))
     return run.curve
