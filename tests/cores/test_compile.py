@@ -80,8 +80,16 @@ def test_a_gradient_horizon_compiles_whole(name: str) -> None:
     compiles_whole(small(name, gradient_horizon=STEPS // 2))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", CORES)
+ONE_PER_OP = "delta_net", "recurrent_delta_net", "delta_rnn", "delta_lstm", "srwm", "lstm", "gtrxl"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(n, marks=pytest.mark.slow if n in ONE_PER_OP else pytest.mark.long)
+        for n in CORES
+    ],
+)
 @torch.no_grad()
 def test_what_is_compiled_acts_and_unrolls(name: str) -> None:
     core, x, state, reset = make(one_layer(name))

@@ -4,6 +4,7 @@ emulator. A test that asks for ``case`` runs for every op."""
 import ctypes
 import hashlib
 import itertools
+import os
 import shutil
 import subprocess
 from importlib import import_module
@@ -11,6 +12,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
+from filelock import FileLock
 
 from fwp_rl.kernels import OPS, cuda_driver, dispatch, samples
 from fwp_rl.kernels.op import Op
@@ -119,29 +121,32 @@ class Emulator:
 
     def prepare(self, kernels, scalar="double"):
         """Compile kernels in one go; others are compiled when they are launched."""
-        wanted = {(kernel.source, kernel.expression(scalar)) for kernel in kernels}
-        missing = sorted(wanted - self.functions.keys())
-        if not missing:
+        wanted = sorted({(kernel.source, kernel.expression(scalar)) for kernel in kernels})
+        if self.functions.keys() >= set(wanted):
             return
         lines = [
             '#include "host/emulator.h"',
-            *sorted({f'#include "{source}"' for source, _ in missing}),
+            *sorted({f'#include "{source}"' for source, _ in wanted}),
             "const emulator::Kernel emulator::kernels[] = {",
-            *(f'emulator::kernel<&{name}>("{name}"),' for _, name in missing),
+            *(f'emulator::kernel<&{name}>("{name}"),' for _, name in wanted),
             "};",
-            f"const size_t emulator::kernel_count = {len(missing)};",
+            f"const size_t emulator::kernel_count = {len(wanted)};",
         ]
-        self.functions |= dict.fromkeys(missing, self._compile("\n".join(lines)))
+        self.functions |= dict.fromkeys(wanted, self._compile("\n".join(lines)))
 
     def _compile(self, text):
+        """Once for all workers of a run of the tests."""
         stem = self.folder / hashlib.sha256(text.encode()).hexdigest()[:16]
         source, library = stem.with_suffix(".cpp"), stem.with_suffix(".so")
-        source.write_text(text)
         host = self.folder / "emulator.o"
-        if not host.exists():
-            _compile("-c", cuda_dir() / "host" / "emulator.cpp", "-o", host)
-        # what a kernel forgets to set is -1.7e38
-        _compile("-shared", "-ftrivial-auto-var-init=pattern", source, host, "-o", library)
+        with FileLock(host.with_suffix(".lock")):
+            if not host.exists():
+                _compile("-c", cuda_dir() / "host" / "emulator.cpp", "-o", host)
+        with FileLock(stem.with_suffix(".lock")):
+            if not library.exists():
+                source.write_text(text)
+                # what a kernel forgets to set is -1.7e38
+                _compile("-shared", "-ftrivial-auto-var-init=pattern", source, host, "-o", library)
         function = ctypes.CDLL(str(library)).emulate
         function.restype = ctypes.c_char_p
         return function
@@ -202,7 +207,12 @@ class _Guarded:
 def emulator_build(tmp_path_factory):
     if shutil.which("g++") is None:
         pytest.skip("the emulator needs g++")
-    return Emulator(tmp_path_factory.mktemp("emulator"))
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent  # of all workers
+    folder = folder / "emulator"
+    folder.mkdir(exist_ok=True)
+    return Emulator(folder)
 
 
 @pytest.fixture

@@ -41,8 +41,10 @@ def test_a_horizon_ends_gradients(case, emulator, make_inputs, outcome, assert_c
 
 @pytest.mark.slow
 def test_the_whole_matrix(case, sizes, emulator, make_inputs, outcome, assert_close):
-    emulator.prepare(case.cuda.kernels())
+    emulator.prepare(case.cuda.kernels_for(*sizes.values()))
     for n, (variant, T, reset) in enumerate(itertools.product(case.variants, STEPS, RESETS)):
+        if T == STEPS[-1] and reset in ("first", "every step"):
+            continue  # most of the time, and nothing that fewer steps do not show
         emulator.seed = n
         inputs = make_inputs(case, T, 2, 1, variant=variant, reset=reset, **sizes)
         inputs["gradient_horizon"] = HORIZONS[n % 4]

@@ -80,7 +80,7 @@ def test_a_game_is_found_by_its_name_and_has_the_actions_of_its_spec(game: str) 
     check_actions_of(game)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_ale_py_has_every_game_of_envpool_with_the_same_number_of_actions() -> None:
     tall, no_noop = [], {}
     for game in GAMES:

@@ -257,9 +257,18 @@ def test_a_game_over_or_a_life_lost_on_the_very_step_of_the_limit(kind: str) -> 
     assert happened["limit"][t]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("protocol", PROTOCOLS)
-@pytest.mark.parametrize("game", GAMES)
+def _every_pair() -> list[Any]:
+    """Each game under the classic protocol and, by turns, one of Machado's; the others by hand."""
+    pairs = []
+    for n, game in enumerate(GAMES):
+        for protocol in PROTOCOLS:
+            by_hand = protocol == ("machado", "machado_2018")[n % 2]
+            mark = pytest.mark.long if by_hand else pytest.mark.slow
+            pairs.append(pytest.param(game, protocol, marks=mark))
+    return pairs
+
+
+@pytest.mark.parametrize(("game", "protocol"), _every_pair())
 def test_every_game_agrees_under_every_protocol(game: str, protocol: Any) -> None:
     max_frames, num_steps, expected = GAMES[game]
     config = AtariConfig(game=game, protocol=protocol, max_frames=max_frames)
