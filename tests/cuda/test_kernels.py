@@ -43,7 +43,7 @@ def test_a_horizon_ends_gradients(case, emulator, make_inputs, outcome, assert_c
 def test_the_whole_matrix(case, sizes, emulator, make_inputs, outcome, assert_close):
     emulator.prepare(case.cuda.kernels_for(*sizes.values()))
     for n, (variant, T, reset) in enumerate(itertools.product(case.variants, STEPS, RESETS)):
-        if T == STEPS[-1] and reset in ("first", "every step"):
+        if T > 5 and reset in ("first", "every step"):
             continue  # most of the time, and nothing that fewer steps do not show
         emulator.seed = n
         inputs = make_inputs(case, T, 2, 1, variant=variant, reset=reset, **sizes)
