@@ -1,5 +1,6 @@
-"""Fast-weight ops: pure functions of tensors with exact gradients. They know nothing of modules,
-reinforcement learning or configs, and need torch, numpy and numba alone."""
+"""Ops of fast weights, and a diagonal recurrence: pure functions of tensors with exact gradients.
+They know nothing of modules, reinforcement learning or configs, and need torch, numpy and numba
+alone."""
 
 from fwp_rl.kernels.diagonal import diagonal
 from fwp_rl.kernels.dispatch import (
