@@ -159,7 +159,8 @@ def _measure(name: str, shape: Shape, device: str, fused: str, seconds: float) -
             }
             for _ in range(ROUNDS)
         ]
-    flops = 2 * sum(op.sweeps[: 2 if T > 1 else 1]) * T * B * H * D * D
+    matrix = max(sum(map(str.isalpha, x.letters)) for x in op.arguments if x.state) > 3  # B H V K
+    flops = 2 * sum(op.sweeps[: 2 if T > 1 else 1]) * T * B * H * D * (D if matrix else 1)
     moved = moved_bytes(op, inputs, learning=T > 1)
     floors = [
         {

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from fwp_rl.config import Range
 from fwp_rl.cores.base import CORES, Core, record
-from fwp_rl.cores.fast_weight_block import BlockConfig, FastWeightCore, Memory
+from fwp_rl.cores.fast_weight_block import FastWeightCore, HeadsConfig, Memory
 from fwp_rl.cores.feature_maps import FeatureMap
 from fwp_rl.kernels.fast_weight import fast_weight
 from fwp_rl.types import State
@@ -31,7 +31,7 @@ __all__ = ["DeltaMLPConfig"]
 
 @CORES.register("delta_mlp")
 @dataclass(frozen=True, kw_only=True)
-class DeltaMLPConfig(BlockConfig):
+class DeltaMLPConfig(HeadsConfig):
     """A fast multi-layer perceptron, all of it written by the delta rule."""
 
     depth: Annotated[int, Range(1, 1000)] = 1

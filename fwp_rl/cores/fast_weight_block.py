@@ -1,4 +1,5 @@
-"""What every fast weight programmer shares: its sizes, and the blocks around its memories.
+"""What every fast weight programmer shares: its sizes, and the blocks around its memories. Other
+memories stand in them too, so that cores differ in their memory alone.
 
     h = Linear(x)
     each of L layers:  h = h + Out(memory(LN(h)));  h = h + FF(LN(h))
@@ -29,6 +30,7 @@ __all__ = [
     "BlockConfig",
     "FastWeightConfig",
     "FastWeightCore",
+    "HeadsConfig",
     "Memory",
     "NormalisedConfig",
     "QueryKeyValue",
@@ -45,11 +47,17 @@ class BlockConfig(RecurrentCoreConfig):
     """Number of blocks, each with a memory and a feed-forward part."""
     hidden_size: Annotated[int, Range(1)] = 128
     """Size of the residual stream, and of the core's output."""
+    feedforward_size: Annotated[int, Range(1)] = 512
+    """Hidden size of the feed-forward part."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadsConfig(BlockConfig):
+    """What memories with heads can be told besides."""
+
     heads: Annotated[int, Range(1)] = 4
     """Heads of each layer, such as fast weight matrices; a head's values have size hidden_size /
     heads."""
-    feedforward_size: Annotated[int, Range(1)] = 512
-    """Hidden size of the feed-forward part."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -64,7 +72,7 @@ class BlockConfig(RecurrentCoreConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class FastWeightConfig(BlockConfig):
+class FastWeightConfig(HeadsConfig):
     """What fast weight programmers that map keys and queries can be told besides."""
 
     head_size: Annotated[int | None, Range(1)] = None
@@ -118,11 +126,13 @@ class NormalisedConfig(FastWeightConfig):
 class Memory(nn.Module):
     """What a block reads and writes: along time, with resets inside. Same contract as a core's.
 
-    forward(x [T, B, hidden_size], state, reset [T, B]) -> y [T, B, hidden_size], state
+    forward(x [T, B, hidden_size], state, reset [T, B]) -> y [T, B, output_size], state
     """
 
     state_shapes: tuple[tuple[int, ...], ...]
     """Shape of each leaf of its state, without the batch axis."""
+    output_size: int | None = None
+    """Size of what it gives, where that is not hidden_size."""
     pre_norm = True
     """Whether the block normalises x before the memory sees it."""
     cuts_gradients = False
@@ -146,7 +156,7 @@ class Block(nn.Module):
         d = config.hidden_size
         self.norm = nn.LayerNorm(d) if memory.pre_norm else nn.Identity()
         self.memory = memory
-        self.out = nn.Linear(d, d, bias=False)
+        self.out = nn.Linear(memory.output_size or d, d, bias=False)
         self.dropout = Dropout(config.dropout)
         self.feedforward = feedforward(config)
 

@@ -35,7 +35,13 @@ from torch import Tensor, nn
 from fwp_rl.config import Range
 from fwp_rl.cores.base import CORES, Core, record
 from fwp_rl.cores.dropout import Dropout
-from fwp_rl.cores.fast_weight_block import BlockConfig, FastWeightCore, Memory, feedforward
+from fwp_rl.cores.fast_weight_block import (
+    BlockConfig,
+    FastWeightCore,
+    HeadsConfig,
+    Memory,
+    feedforward,
+)
 from fwp_rl.types import State
 
 __all__ = ["GTrXLConfig"]
@@ -43,7 +49,7 @@ __all__ = ["GTrXLConfig"]
 
 @CORES.register("gtrxl")
 @dataclass(frozen=True, kw_only=True)
-class GTrXLConfig(BlockConfig):
+class GTrXLConfig(HeadsConfig):
     """Gated Transformer-XL over a sliding window: softmax attention, no fast weights."""
 
     window: Annotated[int, Range(1)] = 64

@@ -28,7 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fwp_rl.cores.base import CORES, Core, record
-from fwp_rl.cores.fast_weight_block import BlockConfig, FastWeightCore, Memory
+from fwp_rl.cores.fast_weight_block import FastWeightCore, HeadsConfig, Memory
 from fwp_rl.kernels.fast_weight import fast_weight
 from fwp_rl.types import State
 
@@ -39,7 +39,7 @@ _FLOOR: Final = 1e-6
 
 @CORES.register("mlstm")
 @dataclass(frozen=True, kw_only=True)
-class MLSTMConfig(BlockConfig):
+class MLSTMConfig(HeadsConfig):
     """The matrix memory of xLSTM: exponential gates and a normaliser."""
 
     def build(self, input_size: int) -> Core:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from fwp_rl.cores.base import CORES, Core, record
-from fwp_rl.cores.fast_weight_block import BlockConfig, FastWeightCore, Memory
+from fwp_rl.cores.fast_weight_block import FastWeightCore, HeadsConfig, Memory
 from fwp_rl.kernels.recurrent_delta import recurrent_delta
 from fwp_rl.types import State
 
@@ -28,7 +28,7 @@ __all__ = ["RecurrentDeltaNetConfig"]
 
 @CORES.register("recurrent_delta_net")
 @dataclass(frozen=True, kw_only=True)
-class RecurrentDeltaNetConfig(BlockConfig):
+class RecurrentDeltaNetConfig(HeadsConfig):
     """A delta net whose queries, keys, values and rates depend on its last output."""
 
     def build(self, input_size: int) -> Core:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from fwp_rl.config import Range
 from fwp_rl.cores.base import CORES, Core, record
-from fwp_rl.cores.fast_weight_block import BlockConfig, FastWeightCore, Memory
+from fwp_rl.cores.fast_weight_block import FastWeightCore, HeadsConfig, Memory
 from fwp_rl.kernels.srwm import srwm
 from fwp_rl.types import State
 
@@ -30,7 +30,7 @@ __all__ = ["SRWMConfig"]
 
 @CORES.register("srwm")
 @dataclass(frozen=True, kw_only=True)
-class SRWMConfig(BlockConfig):
+class SRWMConfig(HeadsConfig):
     """A weight matrix that reads its input and rewrites itself."""
 
     initial_scale: Annotated[float, Range(0, above=True)] = 1.0

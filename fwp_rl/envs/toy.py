@@ -28,8 +28,13 @@ class RecallConfig(EnvConfig):
     that equals the cue earns 1, any other 0, and the episode ends: the return is the success rate,
     chance is 1 / num_cues, and no policy without memory does better. Earlier actions do nothing.
 
-    The observation, float32 ``[num_cues + 2]``, is the one-hot cue, a flag "this is the cue" and a
-    flag "this is the query".
+    With several keys, one step after another shows a cue under each, and the query asks for that of
+    one key. Overwrites follow, one a step: a key, drawn at random, is shown with another cue than
+    it has, and the last one counts. The delay is counted from the step that counts, and so has room
+    for all that are shown after it.
+
+    The observation, float32 ``[num_cues + 2]``, is the one-hot cue, a flag "this is a cue" and a
+    flag "this is the query". With several keys the one-hot key stands before the flags.
 
     A policy that is fed its own last action could carry the cue from step to step in its actions,
     with no memory of its own: leave that input off, as it is by default.
@@ -37,6 +42,12 @@ class RecallConfig(EnvConfig):
 
     num_cues: Annotated[int, Range(2, 256)] = 4
     """Number of cues, and of actions."""
+    num_keys: Annotated[int, Range(1, 256)] = 1
+    """Number of keys that a cue is shown under each; the query asks for one."""
+    overwrites: Annotated[int, Range(0, 1000)] = 0
+    """Number of cues that are shown in place of earlier ones."""
+    delay: Annotated[int | None, Range(0)] = None
+    """Exact number of steps between cue and query; none: min_delay to max_delay."""
     min_delay: Annotated[int, Range(0)] = 2
     """Least number of steps between cue and query."""
     max_delay: Annotated[int, Range(0)] = 8
@@ -52,11 +63,35 @@ class RecallConfig(EnvConfig):
             raise ConfigError(
                 f"max_delay: got {self.max_delay}, expected at least min_delay = {self.min_delay}"
             )
+        name, least = ("min_delay" if self.delay is None else "delay"), self.delays[0]
+        if self.num_keys > 1 and least < self.showings - 1:
+            raise ConfigError(
+                f"{name}: got {least}, expected at least {self.showings - 1}: num_keys "
+                f"({self.num_keys}) and overwrites ({self.overwrites}) are shown one a step, and "
+                "all but the first may come between a cue and its query"
+            )
+        if self.delay is not None and self.time_limit is not None:
+            needed = self.showings + self.delay + 1
+            if self.time_limit < needed:
+                raise ConfigError(
+                    f"time_limit: got {self.time_limit}, expected at least {needed} with delay "
+                    f"{self.delay}: the query would come after the end"
+                )
+
+    @property
+    def showings(self) -> int:
+        """Steps that show a cue."""
+        return self.num_keys + self.overwrites
+
+    @property
+    def delays(self) -> tuple[int, int]:
+        """The least and the greatest delay."""
+        return (self.min_delay, self.max_delay) if self.delay is None else (self.delay, self.delay)
 
     def spec(self) -> EnvSpec:
-        return EnvSpec(
-            name="recall", observation_shape=(self.num_cues + 2,), num_actions=self.num_cues
-        )
+        keys = self.num_keys if self.num_keys > 1 else 0
+        size = self.num_cues + keys + 2
+        return EnvSpec(name="recall", observation_shape=(size,), num_actions=self.num_cues)
 
     def success(self, game: Game) -> bool:
         """The cue was named."""
@@ -89,12 +124,12 @@ class RecallEnv:
         self._lifetime = Lifetime()
         self._books = Books(self.num_envs, self.spec.name)
         self._draws = ColumnDraws(seeds)
-        self._step = np.zeros(self.num_envs, np.int64)
-        self._cue = self._draws.integers(config.num_cues)
-        self._query = self._draw_query()
+        self._step, self._asked, self._answer, self._query = np.zeros((4, self.num_envs), np.int64)
+        self._keys, self._cues = np.zeros((2, self.num_envs, config.showings), np.int64)
+        self._begin(np.ones(self.num_envs, np.bool_))
 
     def reset(self) -> NDArray[np.float32]:
-        """The first observations ``[B, num_cues + 2]``. Once only."""
+        """The first observations ``[B, *observation_shape]``. Once only."""
         self._lifetime.start()
         self._obs = self._observe()
         return self._books.begin(self._obs)
@@ -105,10 +140,9 @@ class RecallEnv:
         action = check_action(action, self.num_envs, self.spec.num_actions)
         dummy = self._books.dummy
         terminated = ~dummy & (self._step == self._query)
-        reward = (terminated & (action == self._cue)).astype(np.float32)
-        self._step = np.where(dummy, 0, self._step + 1)
-        self._cue = np.where(dummy, self._draws.integers(self.config.num_cues), self._cue)
-        self._query = np.where(dummy, self._draw_query(), self._query)
+        reward = (terminated & (action == self._answer)).astype(np.float32)
+        self._step += 1
+        self._begin(dummy)
         truncated = np.zeros(self.num_envs, np.bool_)
         if self.config.time_limit is not None:
             truncated = ~dummy & ~terminated & (self._step >= self.config.time_limit)
@@ -138,22 +172,57 @@ class RecallEnv:
         self._lifetime.close()
 
     def _observe(self) -> NDArray[np.float32]:
-        """[B, num_cues + 2]; all zeros after the query."""
+        """[B, *observation_shape]; all zeros after the query."""
         num_cues = self.config.num_cues
-        first, query = self._step == 0, self._step == self._query
-        obs = np.zeros((self.num_envs, num_cues + 2), np.float32)
-        columns = np.flatnonzero(first)
-        obs[columns, self._cue[columns]] = 1
+        shown, query = self._step < self.config.showings, self._step == self._query
+        obs = np.zeros((self.num_envs, *self.spec.observation_shape), np.float32)
+        columns = np.flatnonzero(shown)
+        steps = self._step[columns]
+        obs[columns, self._cues[columns, steps]] = 1
         if self.config.distractors:
-            columns = np.flatnonzero(~first & (self._step < self._query))
-            obs[columns, self._draws.integers(num_cues)[columns]] = 1
-        obs[:, -2] = first
+            others = np.flatnonzero(~shown & (self._step < self._query))
+            obs[others, self._draws.integers(num_cues)[others]] = 1
+        if self.config.num_keys > 1:
+            obs[columns, num_cues + self._keys[columns, steps]] = 1
+            columns = np.flatnonzero(query)
+            obs[columns, num_cues + self._asked[columns]] = 1
+        obs[:, -2] = shown
         obs[:, -1] = query
         return obs
 
-    def _draw_query(self) -> NDArray[np.int64]:
-        low, high = self.config.min_delay, self.config.max_delay
-        return 1 + low + self._draws.integers(high - low + 1)
+    def _begin(self, columns: NDArray[np.bool_]) -> None:
+        """Draw the episodes that begin in some columns. Every column draws the same number of
+        times, or what it shows would depend on when the episodes of others end."""
+        config, where = self.config, np.flatnonzero(columns)
+        low, high = config.delays
+        cue = self._draws.integers(config.num_cues)
+        delay = low + self._draws.integers(high - low + 1)
+        self._cues[where, 0] = cue[where]
+        if config.showings > 1:
+            seeds = self._draws.integers(2**63)[where].tolist()
+            if seeds:
+                self._draw_showings(where, ColumnDraws(seeds))
+        asked_for = self._keys[where] == self._asked[where, None]
+        last = config.showings - 1 - asked_for[:, ::-1].argmax(axis=1)
+        self._answer[where] = self._cues[where, last]
+        self._query[where] = last + 1 + delay[where]
+        self._step[where] = 0
+
+    def _draw_showings(self, columns: NDArray[np.intp], draws: ColumnDraws) -> None:
+        """What follows the first cue, and the key that is asked for."""
+        config, held = self.config, np.zeros((self.num_envs, self.config.num_keys), np.int64)
+        held[columns, 0] = self._cues[columns, 0]
+        for step in range(1, config.showings):
+            if step < config.num_keys:
+                key = np.full(len(columns), step)
+                cue = draws.integers(config.num_cues)
+            else:
+                key = draws.integers(config.num_keys)
+                other = 1 + draws.integers(config.num_cues - 1)
+                cue = (held[columns, key] + other) % config.num_cues
+            held[columns, key] = self._cues[columns, step] = cue
+            self._keys[columns, step] = key
+        self._asked[columns] = draws.integers(config.num_keys)
 
 
 @dataclass(frozen=True, kw_only=True)

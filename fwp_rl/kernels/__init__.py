@@ -1,6 +1,8 @@
-"""Fast-weight ops: pure functions of tensors with exact gradients. They know nothing of modules,
-reinforcement learning or configs, and need torch, numpy and numba alone."""
+"""Ops of fast weights, and a diagonal recurrence: pure functions of tensors with exact gradients.
+They know nothing of modules, reinforcement learning or configs, and need torch, numpy and numba
+alone."""
 
+from fwp_rl.kernels.diagonal import diagonal
 from fwp_rl.kernels.dispatch import (
     BACKENDS,
     BackendStatus,
@@ -22,6 +24,7 @@ __all__ = [
     "BackendStatus",
     "OPS",
     "backend_status",
+    "diagonal",
     "fast_lstm",
     "fast_rnn",
     "fast_weight",

@@ -1,6 +1,8 @@
 """What an op asks of its arguments, written as a table and checked once, at the op's entry."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from itertools import product
 from typing import Any, NamedTuple
 
 import torch
@@ -14,6 +16,8 @@ __all__ = [
     "Tensors",
     "check_arguments",
     "check_state",
+    "forms_of",
+    "groups_of",
     "in_float32",
 ]
 
@@ -33,12 +37,14 @@ class Argument(NamedTuple):
     letters   its sizes: a letter stands for one size wherever it occurs, a number for itself
     optional  whether it may be None
     state     whether it is a part of the state: has columns, but no time
+    others    its letters in the op's other forms, for messages
     """
 
     name: str
     letters: str
     optional: bool
     state: bool
+    others: tuple[str, ...] = ()
 
     @classmethod
     def parse(cls, name: str, sizes: str) -> "Argument":
@@ -49,7 +55,37 @@ class Argument(NamedTuple):
     @property
     def sizes(self) -> str:
         """For a message: ``[T, B, H, K]``."""
-        return f"[{', '.join(self.letters)}]"
+        return _brackets(self.letters)
+
+
+def groups_of(sizes: Iterable[str]) -> tuple[str, ...]:
+    """What stands in parentheses: sizes that all tensors have that could, or none."""
+    return tuple(dict.fromkeys(x for each in sizes for x in re.findall(r"\((.*?)\)", each)))
+
+
+def forms_of(inputs: Mapping[str, str]) -> dict[tuple[str, ...], tuple[Argument, ...]]:
+    """Groups that are missing → the arguments of an op in that form; the first has all groups."""
+    groups = groups_of(inputs.values())
+    forms = {}
+    for present in product((True, False), repeat=len(groups)):
+        missing = tuple(x for x, there in zip(groups, present, strict=True) if not there)
+        forms[missing] = [
+            Argument.parse(name, _without(sizes, missing)) for name, sizes in inputs.items()
+        ]
+    letters = [{form[n].letters: None for form in forms.values()} for n in range(len(inputs))]
+    return {
+        missing: tuple(
+            x._replace(others=tuple(y for y in each if y != x.letters))
+            for x, each in zip(form, letters, strict=True)
+        )
+        for missing, form in forms.items()
+    }
+
+
+def _without(sizes: str, missing: Collection[str]) -> str:
+    for group in missing:
+        sizes = sizes.replace(f"({group})", "")
+    return " ".join(re.sub(r"[()]", "", sizes).split())
 
 
 _NUMBERS = {str(size): size for size in range(1, 10)}
@@ -68,16 +104,22 @@ def check_arguments(
     """
     sizes = dict(_NUMBERS)
     first, dtype, device = "", None, None
-    for (name, letters, optional, state), x in zip(arguments, tensors):  # noqa: B905 (Op counts)
+    for (name, letters, optional, state, others), x in zip(  # noqa: B905 (Op counts)
+        arguments, tensors
+    ):
         if x is None and optional:
             continue
         if not isinstance(x, Tensor):
             given = "None" if x is None else f"of type {type(x).__name__}"
-            raise TypeError(f"{name} is {given}, expected a tensor {_brackets(letters)}")
+            raise TypeError(f"{name} is {given}, expected a tensor {_brackets(letters, *others)}")
         if not _fits(x.shape, letters, sizes):
             raise ValueError(
-                f"{name} has shape {tuple(x.shape)}, expected {_brackets(letters)}"
-                + _expected_sizes(x, letters, sizes)
+                f"{name} has shape {tuple(x.shape)}, expected "
+                + (
+                    _brackets(letters, *others)
+                    if others and x.ndim != len(letters)
+                    else _brackets(letters) + _expected_sizes(x, letters, sizes)
+                )
             )
         if not first:
             first, dtype, device = name, x.dtype, x.device
@@ -89,15 +131,15 @@ def check_arguments(
         elif name == "reset":
             if x.dtype != torch.bool:
                 raise TypeError(f"reset has dtype {x.dtype}, expected torch.bool")
-        elif x.dtype != dtype and x.dtype not in (others := _others(dtype, state, one_dtype)):
-            expected = " or ".join(map(str, dict.fromkeys((dtype, *others))))
+        elif x.dtype != dtype and x.dtype not in (known := _dtypes(dtype, state, one_dtype)):
+            expected = " or ".join(map(str, dict.fromkeys((dtype, *known))))
             raise TypeError(
                 f"{name} has dtype {x.dtype}, expected {expected} beside {first}'s {dtype}"
             )
     return sizes
 
 
-def _others(dtype: torch.dtype | None, state: bool, one_dtype: bool) -> tuple[torch.dtype, ...]:
+def _dtypes(dtype: torch.dtype | None, state: bool, one_dtype: bool) -> tuple[torch.dtype, ...]:
     """What an argument may have instead of the first one's dtype."""
     if not one_dtype:
         return FLOATS
@@ -129,8 +171,8 @@ def _fits(shape: torch.Size, letters: str, sizes: dict[str, int]) -> bool:
     return True
 
 
-def _brackets(letters: str) -> str:
-    return f"[{', '.join(letters)}]"
+def _brackets(*letters: str) -> str:
+    return " or ".join(f"[{', '.join(x)}]" for x in letters)
 
 
 def _expected_sizes(x: Tensor, letters: str, sizes: dict[str, int]) -> str:

@@ -81,13 +81,14 @@ def _njit(
 
 def launch(
     serial: Callable[..., None],
-    parallel: Callable[..., None],
+    parallel: Callable[..., None] | None,
     sizes: Sequence[int],
     reads: Sequence[Tensors],
     fills: Sequence[Tensors],
     *options: bool | int,
 ) -> None:
-    """Run a kernel: serially for a single step, else on torch's number of threads.
+    """Run a kernel: serially for a single step, else on torch's number of threads, if it has a
+    parallel form.
 
     sizes  steps first
     reads  groups of tensors, or None, in any layout; the first is a tensor, of the type of all
@@ -110,7 +111,7 @@ def launch(
         *options,
     )
     threads = min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
-    if sizes[0] == 1 or threads == 1:
+    if parallel is None or sizes[0] == 1 or threads == 1:
         serial(*arguments)
         return
     with _parallel_lock:

@@ -8,6 +8,7 @@ microseconds.
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from importlib import import_module
+from operator import eq
 from typing import Any, Final
 
 import torch
@@ -17,7 +18,15 @@ from fwp_rl.kernels import cuda_driver
 from fwp_rl.kernels.dispatch import choose_backend
 from fwp_rl.kernels.errors import BackendError
 from fwp_rl.kernels.horizon import in_effect
-from fwp_rl.kernels.inputs import HALF, Argument, check_arguments, check_state, in_float32
+from fwp_rl.kernels.inputs import (
+    HALF,
+    Argument,
+    check_arguments,
+    check_state,
+    forms_of,
+    groups_of,
+    in_float32,
+)
 from fwp_rl.kernels.registration import Kernel, register
 from fwp_rl.registry import suggestion
 
@@ -49,7 +58,9 @@ class Op:
     inputs       name → sizes, in the order in which the backends take them. Sizes are letters, each
                  for what is one number wherever it stands, or numbers: "T B H K"; a "?" before them
                  marks what may be None. The parts of the state begin with B and stand together;
-                 slow weights, which all columns share, begin with H
+                 what all columns share, such as slow weights, begins with neither T nor B. Sizes in
+                 parentheses are a group: all tensors that could have it do, or none. The ranks tell
+                 in which of its forms an op is called
     outputs      name → sizes: y, of the first input's dtype, then the parts of the state by their
                  names in ``inputs``, each of its own
     saved        name → sizes, of the state's dtype: what the backward pass gets beside the inputs;
@@ -61,8 +72,8 @@ class Op:
     chunkwise    the same over chunks of steps, where there is such a form
     cuda_limits  letter → the largest size that the CUDA kernels take
     draw         name → what makes such an input of normal numbers, in ``samples``
-    sweeps       how often the passes, forward and backward, go over the matrices of the state,
-                 multiplying and adding
+    sweeps       how often the passes, forward and backward, go over the matrices of the state, or
+                 over its vectors where it has none, multiplying and adding
     """
 
     def __init__(
@@ -84,7 +95,13 @@ class Op:
         self.inputs, self.outputs, self.saved = inputs, outputs, saved
         self.options, self.only = options or {}, only or {}
         self.cuda_limits, self.draw, self.sweeps = cuda_limits, draw or {}, sweeps
-        self.arguments = tuple(Argument.parse(name, sizes) for name, sizes in inputs.items())
+        self.groups = groups_of(inputs.values())
+        self.forms = forms_of(inputs)
+        self.arguments = self.forms[()]
+        self._grouped = tuple(n for n, sizes in enumerate(inputs.values()) if "(" in sizes)
+        self._by_ranks = {
+            tuple(len(form[n].letters) for n in self._grouped): form for form in self.forms.values()
+        }
         self.state = tuple(x.name for x in self.arguments if x.state)
         self._places = {name: n for n, name in enumerate((*inputs, *self.options))}
         self._state_place = self._places[self.state[0]]
@@ -103,7 +120,8 @@ class Op:
         self.axes = sorted(places, key=lambda letter: places[letter])
         self._size_tensors = sorted({n for n, _ in places.values()})
         self._size_places = [
-            (self._size_tensors.index(n), axis) for n, axis in sorted(places.values())
+            (self._size_tensors.index(n), self._axis(n, axis))
+            for n, axis in sorted(places.values())
         ]
         self.gradients_of = {name: sizes for name, sizes in inputs.items() if name != "reset"}
         self._differentiable = tuple(self._places[name] for name in self.gradients_of)
@@ -151,7 +169,8 @@ class Op:
         options.append(in_effect(horizon))
         device = _device_type(tensors[0])
         autocast = _under_autocast(device)
-        sizes = check_arguments(self.arguments, tensors, one_dtype=not autocast)
+        arguments = self._form(tensors) if self.groups else self.arguments
+        sizes = check_arguments(arguments, tensors, one_dtype=not autocast)
         dtype = torch.float32 if autocast else tensors[0].dtype
         refusal = self._cuda_refusal(sizes, tensors[0], dtype) if device == "cuda" else ""
         name = choose_backend(self.name, self.backends, device, backend, refusal=refusal)
@@ -193,6 +212,25 @@ class Op:
             else torch.empty_like(x, memory_format=torch.contiguous_format)
             for n in self._differentiable
         )
+
+    def form(self, variant: Mapping[str, Any]) -> tuple[Argument, ...]:
+        """The arguments of the form that has the groups but those that are False in ``variant``."""
+        return self.forms[tuple(x for x in self.groups if not variant.get(x, True))]
+
+    def _form(self, tensors: Sequence[Any]) -> tuple[Argument, ...]:
+        """The arguments of the form that the tensors are of; where they are of none, of the one
+        that most of them are of, so that the one that is not is named."""
+        ranks = tuple([getattr(tensors[n], "ndim", 0) for n in self._grouped])
+        if ranks in self._by_ranks:
+            return self._by_ranks[ranks]
+        nearest = max(self._by_ranks, key=lambda known: sum(map(eq, known, ranks)))
+        return self._by_ranks[nearest]
+
+    def _axis(self, n: int, axis: int) -> int:
+        """An axis of an input, from the end where a group stands before it."""
+        before, group, _ = list(self.inputs.values())[n].partition("(")
+        fixed = not group or axis < len(before.split())
+        return axis if fixed else axis - len(self.arguments[n].letters)
 
     def _check_options(self, given: Sequence[Any]) -> None:
         for n, name, known in self._known:

@@ -52,19 +52,21 @@ def register(
     differentiable = [n for n, name in enumerate(tensors) if name != "reset"]
     names, count = list(tensors), len(tensors)
 
-    def listed(names: Iterable[str], prefix: str = "") -> str:
-        return ", ".join(f"Tensor {prefix}{name}" for name in names)
+    def listed(names: Iterable[str], prefix: str = "") -> list[str]:
+        return [f"Tensor {prefix}{name}" for name in names]
 
     inputs = ", ".join(
         [f"Tensor{'?' * optional} {name}" for name, optional in tensors.items()]
         + [f"str {name}" for name in options]
     )
+    made, kept = listed(outputs, "out_"), listed(saved)
+    cotangents = listed(outputs, "grad_")
     wanted = listed((names[n] for n in differentiable), "grad_of_")
-    LIBRARY.define(f"{op}({inputs}, int horizon=0) -> ({listed(outputs, 'out_')}, {listed(saved)})")
-    LIBRARY.define(f"{op}_inference({inputs}) -> ({listed(outputs, 'out_')})")
+    LIBRARY.define(f"{op}({inputs}, int horizon=0) -> ({', '.join(made + kept)})")
+    LIBRARY.define(f"{op}_inference({inputs}) -> ({', '.join(made)})")
     LIBRARY.define(
-        f"{op}_backward({inputs}, int horizon, {listed(saved)}, {listed(outputs, 'grad_')})"
-        f" -> ({wanted})"
+        f"{op}_backward({inputs}, int horizon, {', '.join(kept + cotangents)})"
+        f" -> ({', '.join(wanted)})"
     )
     forward_op, inference_op, backward_op = (
         getattr(torch.ops.fwp_rl, op + suffix).default for suffix in ("", "_inference", "_backward")

@@ -14,13 +14,14 @@ from fwp_rl.kernels.op import Op
 __all__ = ["doubled", "errors", "flat", "leaves_of", "make_inputs", "outcome", "variants"]
 
 Variant = Mapping[str, str | bool]
-"""Option → its value, optional input → whether it is given."""
+"""Option → its value; optional input, or group of sizes → whether it is there."""
 
 
 def variants(op: Op) -> dict[str, Variant]:
-    """Name → variant: every combination of options and of optional inputs, but ``reset``, that the
-    op takes. The first has the first option of each kind, and all inputs."""
-    optional = [x.name for x in op.arguments if x.optional and x.name != "reset"]
+    """Name → variant: every combination of options, of optional inputs, but ``reset``, and of
+    groups of sizes that the op takes. The first has the first option of each kind, and all
+    else."""
+    optional = [x.name for x in op.arguments if x.optional and x.name != "reset"] + [*op.groups]
     found: dict[str, Variant] = {}
     for options in product(*op.options.values()):
         for given in product((True, False), repeat=len(optional)):
@@ -56,8 +57,8 @@ def make_inputs(
     tensor where it has one part, else a tuple. A step in 64 begins with a reset.
 
     sizes        letter → size
-    variant      without one, the options are the op's own defaults, and of the optional inputs only
-                 those are given that have to be
+    variant      without one, the options are the op's own defaults, of the optional inputs only
+                 those are given that have to be, and all groups of sizes are there
     state_dtype  of the state, if not that of the rest
     """
     variant = variant or {}
@@ -77,7 +78,7 @@ def make_inputs(
         x.name: drawn(x)
         if not x.optional or variant.get(x.name, _needs(op, x.name, variant))
         else None
-        for x in op.arguments
+        for x in op.form(variant)
         if x.name != "reset"
     }
     state = tuple(inputs.pop(name) for name in op.state)

@@ -30,6 +30,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     "linear_transformer": [{"feature_map": "dpfp2"}, {"attention_normaliser": True}],
     "delta_lstm": [{"version": "v1"}],
     "gtrxl": [{"window": 5}],
+    "min_gru": [{"state_size": 5}],
     "srwm": [{"updates": False}],
 }
 """Options that change what runs along time; the oracles' tests have all of them."""

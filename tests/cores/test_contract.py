@@ -241,7 +241,11 @@ def test_what_is_recorded_does_not_depend_on_how_time_is_cut(config: CoreConfig)
             close(parts[-1] if name.endswith("fast_weight") else torch.cat(parts), value)
 
 
-@pytest.mark.parametrize("name", sorted(CORES.keys() - {"feedforward", "lstm", "gru", "gtrxl"}))
+VECTORS = {"feedforward", "lstm", "gru", "gtrxl", "lru", "min_gru"}
+"""Cores without fast weights."""
+
+
+@pytest.mark.parametrize("name", sorted(CORES.keys() - VECTORS))
 def test_fast_weight_programmers_record_rates_and_weights(name: str) -> None:
     core, x, state, reset = make(CASES[name])
     with recording() as records:

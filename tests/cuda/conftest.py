@@ -60,6 +60,12 @@ def _square(*sizes):
 
 CASES = [
     Case(
+        OPS["diagonal"],
+        sizes=[{"V": 128}],
+        odd_sizes=[{"V": V} for V in (1, 300)],
+        small={"V": 100},  # several blocks where there are several heads
+    ),
+    Case(
         OPS["fast_weight"],
         sizes=_pairs(*itertools.product((16, 32, 64, 128), repeat=2)),
         odd_sizes=_pairs((1, 1), (33, 7), (100, 65), (33, 47)),

@@ -76,6 +76,7 @@ CONFIGS: dict[str, EnvConfig] = {
     ),
     "recall": RecallConfig(min_delay=0, max_delay=4, time_limit=5),
     "recall-distractors": RecallConfig(min_delay=3, max_delay=3, distractors=True),
+    "recall-keys": RecallConfig(num_keys=2, overwrites=2, delay=3, distractors=True),
     "scripted": ScriptedConfig(columns=SCRIPT),
     "minigrid": MiniGridConfig(task="MemoryS7"),
     "cartpole": ClassicConfig(task="CartPole-v1"),

@@ -153,6 +153,9 @@ BAD_FIELDS: dict[str, dict[str, list[Any]]] = {
     },
     "recall": {
         "num_cues": [1, 0, -1, 257, 4.0, "4", True, None],
+        "num_keys": [0, -1, 4, 257, 2.0, True, None],  # 4 do not fit into the least delay
+        "overwrites": [-1, 1001, 1.0, True, None],
+        "delay": [-1, 2.5, float("nan"), True],
         "min_delay": [-1, 9, 2.0, None],
         "max_delay": [-1, 1, 8.0, float("nan")],
         "distractors": [1, "yes", None],

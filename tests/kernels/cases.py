@@ -54,19 +54,19 @@ class Case:
         self.op, self.name, self.function = op, op.name, op.run
         every = variants(op)
         self.variant = every[variant]
-        self.id = "-".join([op.name, *variant.replace("without ", "no_").split(", ")]).strip("-")
+        words = [x.replace(" ", "") for x in variant.replace("without ", "no_").split(", ")]
+        self.id = "-".join([op.name, *words]).strip("-")
         self.options = {name: self.variant[name] for name in op.options}
-        self.sizes = {x.name: x.letters for x in op.arguments if self.variant.get(x.name, True)}
+        form = op.form(self.variant)
+        self.sizes = {x.name: x.letters for x in form if self.variant.get(x.name, True)}
         floats = [n for n in self.sizes if n != "reset"]
         self.steps = [n for n in floats if self.sizes[n].startswith("T")]
-        self.shared = [n for n in floats if self.sizes[n].startswith("H")]
+        self.shared = [n for n in floats if self.sizes[n][0] not in "TB"]
         self.state = list(op.state)
         defaults = inspect.signature(op.run).parameters
         usual = all(defaults[name].default == x for name, x in self.options.items())
-        self.main, self.last = (
-            usual and len(self.sizes) == len(op.inputs),
-            variant == list(every)[-1],
-        )
+        self.main = usual and False not in self.variant.values()
+        self.last = variant == list(every)[-1]
 
     def inputs(
         self,

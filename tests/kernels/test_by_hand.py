@@ -121,7 +121,25 @@ def srwm(x, W_y, W_q, W_k, W_b, dW_y, dW_q, dW_k, dW_b, reset):
     return {"y": y, "dW_y": dW_y, "dW_q": dW_q, "dW_k": dW_k, "dW_b": dW_b}
 
 
-EQUATIONS = {f.__name__: f for f in (fast_weight, recurrent_delta, fast_rnn, fast_lstm, srwm)}
+def diagonal(x, a, state, reset):
+    def numbers(parts):
+        return parts[..., 0, :, :] + 1j * parts[..., 1, :, :] if x.ndim == 5 else parts
+
+    def parts(numbers):
+        return np.stack([numbers.real, numbers.imag], -3) if x.ndim == 5 else numbers
+
+    added, factors, h = numbers(x), numbers(a), numbers(state)
+    y = np.zeros_like(added)
+    for at in np.ndindex(y.shape):
+        (t, b), place = at[:2], at[1:]
+        before = 0 if reset[t, b] else h[place]
+        h[place] = y[at] = factors[at if a.ndim == x.ndim else at[2:]] * before + added[at]
+    return {"y": parts(y), "state": parts(h)}
+
+
+EQUATIONS = {
+    f.__name__: f for f in (fast_weight, recurrent_delta, fast_rnn, fast_lstm, srwm, diagonal)
+}
 
 
 @pytest.mark.parametrize("reset", ["middle", "random"])

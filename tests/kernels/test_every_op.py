@@ -24,6 +24,7 @@ STEPS = {1: 1e-12, 5: 1e-12, 70: 1e-9}
 """Numbers of steps, and how closely backends agree: a recurrence enlarges rounding errors."""
 
 LARGE = {
+    "diagonal": {"x": (1e4, 0)},
     "fast_weight": {"log_decay": (1e4, 0)},
     "recurrent_delta": dict.fromkeys(("xq", "xk", "xb", "y_prev"), (1e4, 0)),
     "fast_rnn": {"z": (1e3, 0), "y_prev": (1, -1e4)},

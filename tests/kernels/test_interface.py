@@ -33,7 +33,7 @@ def faults_of(case, name, x):
     letters = case.sizes[name]
     names = list(case.sizes)
     first, before = names[0], names[: names.index(name)]
-    bound = {"3", "4", *(x for n in before for x in case.sizes[n])}
+    bound = {"2", "3", "4", *(x for n in before for x in case.sizes[n])}
     expected = rf"expected a tensor {brackets(letters)}"
     if not case.op.inputs[name].startswith("?"):
         yield None, TypeError, rf"{name} is None, {expected}"

@@ -8,6 +8,7 @@ import torch
 from .cases import EVERY_CASE, EVERY_OP, over
 
 KEPT = {
+    "diagonal": lambda K, V: 0,  # h is replayed
     "fast_weight": lambda K, V, rule: V if rule == "delta" else 0,  # u
     "recurrent_delta": lambda K, V: 2 * V + 2 * K + 1,  # s, q, k, beta, u
     "fast_rnn": lambda K, V, query, output: 3 * V if output == "softmax" else 2 * V,  # query, u; y

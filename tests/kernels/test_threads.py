@@ -62,7 +62,7 @@ print(numba_threading_layer(), failures, all(steps))
     [
         pytest.param("fast_weight", 3, 0, 10, id="three learners"),
         pytest.param(
-            "fast_weight recurrent_delta fast_rnn fast_lstm srwm", 1, 2, 1_000,
+            "fast_weight recurrent_delta fast_rnn fast_lstm srwm diagonal", 1, 2, 1_000,
             id="a learner and two actors",
             marks=pytest.mark.slow,
         ),
