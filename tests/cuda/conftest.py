@@ -64,6 +64,12 @@ CASES = [
         small={"K": 64, "V": 64},
     ),
     Case(
+        OPS["fast_weight_channels"],
+        sizes=_pairs(*itertools.product((16, 32, 64, 128), repeat=2)),
+        odd_sizes=_pairs((1, 1), (33, 7), (33, 47)),
+        small={"K": 64, "V": 64},
+    ),
+    Case(
         OPS["recurrent_delta"],
         sizes=_square(16, 32, 64),
         odd_sizes=_pairs((1, 1), (7, 33), (29, 17)),
