@@ -65,8 +65,8 @@ CASES = [
     ),
     Case(
         OPS["fast_weight_channels"],
-        sizes=_pairs(*itertools.product((16, 32, 64, 128), repeat=2)),
-        odd_sizes=_pairs((1, 1), (33, 7), (33, 47)),
+        sizes=_square(16, 32, 64, 128),
+        odd_sizes=_pairs((1, 1), (7, 33), (33, 7)),
         small={"K": 64, "V": 64},
     ),
     Case(

@@ -71,6 +71,15 @@ def fast_weight_channels(
     beta       [T, B, H]
     erase      [T, B, H, K]  None for the sum rule alone
     log_decay  [T, B, H, K]
+
+    Example: 20 steps of 3 environments, 2 heads.
+
+    >>> q, k, erase = torch.randn(3, 20, 3, 2, 8).softmax(-1).unbind()
+    >>> v, beta, log_decay = torch.randn(20, 3, 2, 5), torch.rand(20, 3, 2), -torch.rand(20, 3, 2, 8)
+    >>> state = torch.zeros(3, 2, 5, 8)
+    >>> y, W = fast_weight_channels(q, k, v, beta, state, erase=erase, log_decay=log_decay)
+    >>> y.shape, W.shape
+    (torch.Size([20, 3, 2, 5]), torch.Size([3, 2, 5, 8]))
     """
     return OP.apply(
         *(q, k, v, beta, state, erase, log_decay, reset, rule, gradient_horizon), backend=backend

@@ -1,12 +1,12 @@
 """The general form of the fast-weight op on CUDA tensors, by the kernels of cuda/fast_weight.cuh
-and fast_weight_backward.cuh, which are made for the sizes of ``fast_weight``'s.
+and fast_weight_backward.cuh, which are made for K = V of 16, 32, 64 and 128. Sizes between, and the
+smaller of the two, are padded with zeros inside them.
 
 q, k, v, beta, erase and log_decay are float32 or bfloat16; the state, u and all sums are float32.
 """
 
 from collections.abc import Iterator
 from functools import cache
-from itertools import product
 
 from fwp_rl.kernels import cuda_driver
 from fwp_rl.kernels.cuda_driver import contiguous, copy_rooms, rooms
@@ -26,36 +26,37 @@ __all__ = ["backward", "forward", "kernels", "kernels_for"]
 
 def kernels() -> Iterator[Kernel]:
     """Every kernel that the op can launch."""
-    for K, V in product(SIZES, SIZES):
-        yield from kernels_for(K, V)
+    for size in SIZES:
+        yield from kernels_for(size, size)
 
 
 def kernels_for(K: int, V: int) -> tuple[Kernel, ...]:
     """Those that inputs of these sizes need, forward and backward."""
-    return _forward_kernel(K, V), _backward_kernel(K, V)
+    size = padded(max(K, V))
+    return _forward_kernel(size), _backward_kernel(size)
 
 
 @cache
-def _forward_kernel(K: int, V: int) -> Kernel:
-    K, V, threads, chunk = padded(K), padded(V), threads_of(K, V), FORWARD_CHUNK
+def _forward_kernel(size: int) -> Kernel:
+    threads, chunk = threads_of(size, size), FORWARD_CHUNK
     return Kernel(
         "fast_weight.cuh",
         "fast_weight_channels_forward",
-        template=(K, V, threads, chunk),
+        template=(size, size, threads, chunk),
         threads=threads,
-        shared=chunk * (4 * K + V + 3),
+        shared=chunk * (5 * size + 3),
     )
 
 
 @cache
-def _backward_kernel(K: int, V: int) -> Kernel:
-    K, V, threads, chunk = padded(K), padded(V), threads_of(K, V), BACKWARD_CHUNK
+def _backward_kernel(size: int) -> Kernel:
+    threads, chunk = threads_of(size, size), BACKWARD_CHUNK
     return Kernel(
         "fast_weight_backward.cuh",
         "fast_weight_channels_backward",
-        template=(K, V, threads, chunk),
+        template=(size, size, threads, chunk),
         threads=threads,
-        shared=chunk * (5 * K + 3 * V + 5) + K,
+        shared=chunk * (8 * size + 5) + size,
     )
 
 
@@ -64,7 +65,7 @@ def forward(inputs: Inputs, results: Tensors) -> None:
     q, k, v, beta, state, erase, log_decay, reset, rule = inputs
     T, B, H, K, V = OP.sizes(inputs)
     cuda_driver.launch(
-        _forward_kernel(K, V),
+        kernels_for(K, V)[0],
         q,
         B * H,
         [
@@ -84,7 +85,7 @@ def backward(
     T, B, H, K, V = OP.sizes(inputs)
     dk_part, dlog = rooms(state.dtype, (dk, dlog_decay))
     cuda_driver.launch(
-        _backward_kernel(K, V),
+        kernels_for(K, V)[1],
         q,
         B * H,
         [

@@ -26,7 +26,7 @@ import numpy as np
 
 from fwp_rl.kernels.fast_weight_channels import OP
 from fwp_rl.kernels.inputs import Inputs, Tensors
-from fwp_rl.kernels.numba_math import clear, clear_matrix, copy_matrix, cuts, exp
+from fwp_rl.kernels.numba_math import clear, clear_matrix, copy_matrix, cuts, dot, exp
 from fwp_rl.kernels.numba_runtime import compiled, compiled_parallel, inlined, launch, part, views
 
 __all__ = ["backward", "forward"]
@@ -40,6 +40,12 @@ _saved = views(OP.axes, OP.saved, OP.outputs)
 _gradients = views(OP.axes, OP.gradients_of)
 
 
+@part
+def _decays(log_a, a):
+    for j in range(a.size):
+        a[j] = exp(log_a[j])
+
+
 @inlined
 def _step(before, W, keys, values, rooms, beta, delta):
     """Make W what it is one step later, or what ``before`` is, where that is not None: in place, W
@@ -50,15 +56,13 @@ def _step(before, W, keys, values, rooms, beta, delta):
     V, K = W.shape
     zero = qt.dtype.type(0)
     a, aq, ae = rooms[0], rooms[1], rooms[2]
+    _decays(log_a, a)
     kq = zero
     for j in range(K):
-        a[j] = exp(log_a[j])
         aq[j] = a[j] * qt[j]
-        ae[j] = zero
         kq += kt[j] * qt[j]
-    if delta:
-        for j in range(K):
-            ae[j] = a[j] * et[j]
+    for j in range(K):
+        ae[j] = a[j] * et[j] if delta else zero
     for i in range(V):
         we, wq = zero, zero
         for j in range(K):
@@ -112,11 +116,9 @@ def _backward_head(b, h, inputs, saved, gradients, delta, horizon):
         et = erase[t, b, h] if delta else nothing
         beta_t, log_a = beta[t, b, h], log_decay[t, b, h]
         a = dlog_decay[t, b, h]  # kept there for the way forward
-        kq, pu = zero, zero
-        for j in range(K):
-            a[j] = exp(log_a[j])
-            kq += kt[j] * qt[j]
-            dkt[j] = 0
+        _decays(log_a, a)
+        clear(dkt)
+        kq, pu = dot(kt, qt), zero
         for i in range(V):
             # p = (G + dy q^T) k, before the sweep below that makes the sum.
             p = dyt[i] * kq
