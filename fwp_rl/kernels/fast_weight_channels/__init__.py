@@ -75,8 +75,8 @@ def fast_weight_channels(
     Example: 20 steps of 3 environments, 2 heads.
 
     >>> q, k, erase = torch.randn(3, 20, 3, 2, 8).softmax(-1).unbind()
-    >>> v, beta, log_decay = torch.randn(20, 3, 2, 5), torch.rand(20, 3, 2), -torch.rand(20, 3, 2, 8)
-    >>> state = torch.zeros(3, 2, 5, 8)
+    >>> v, beta, state = torch.randn(20, 3, 2, 5), torch.rand(20, 3, 2), torch.zeros(3, 2, 5, 8)
+    >>> log_decay = -torch.rand(20, 3, 2, 8)
     >>> y, W = fast_weight_channels(q, k, v, beta, state, erase=erase, log_decay=log_decay)
     >>> y.shape, W.shape
     (torch.Size([20, 3, 2, 5]), torch.Size([3, 2, 5, 8]))
