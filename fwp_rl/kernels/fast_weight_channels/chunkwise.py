@@ -9,9 +9,8 @@ c_t the sum of the logs from the start of the chunk, W the state before it and n
     y_t = W (E_t q_t) + sum_{s<=t} b_s (q_t.(D_ts k_s)) u_s
     W'  = W diag(E_n) + sum_s b_s u_s (D_ns k_s)^T
 
-No exponential of a sum is divided by another's: decays as small as you like, and of exactly zero,
-which a reset is, lose no digits. They take 16 K
-numbers a step.
+No exponential is divided by another: decays as small as you like, and of exactly zero, which a
+reset is, lose no digits. They take 16 K numbers a step and head.
 """
 
 import torch
