@@ -195,6 +195,23 @@ template <class S, int R, int C, int THREADS> struct Tile {
         for (int c = 0; c < COLS; c++) w[r][c] = w[r][c] != w[r][c] ? S(0) : w[r][c];
   }
 
+  // Column c *= factors[c], of the thread's; row r *= factors[r], of all.
+  __device__ __forceinline__ void fade_columns(const S (&factors)[COLS]) {
+#pragma unroll
+    for (int r = 0; r < ROWS; r++)
+#pragma unroll
+      for (int c = 0; c < COLS; c++) w[r][c] *= factors[c];
+  }
+
+  __device__ __forceinline__ void fade_rows(const S* factors) {
+#pragma unroll
+    for (int r = 0; r < ROWS; r++) {
+      const S factor = factors[row(r)];
+#pragma unroll
+      for (int c = 0; c < COLS; c++) w[r][c] *= factor;
+    }
+  }
+
   // The thread's columns of a vector.
   static __device__ __forceinline__ void pick(S (&mine)[COLS], const S* vector) {
 #pragma unroll

@@ -26,11 +26,13 @@ def contenders(
     """Both passes of an op by backend and of its peers, forward alone where T is 1."""
     op, T = OPS[name], shape[0]
     leaves = leaves_of(inputs) if T > 1 else []
-    backends = [fused, "reference", *(["chunkwise"] if name == "fast_weight" else [])]
+    backends = [fused, "reference", *(["chunkwise"] if "chunkwise" in op.backends else [])]
     runs: dict[str, Callable[[], object]] = {
         backend: partial(_pass, partial(op.run, **inputs, backend=backend), leaves)
         for backend in backends
     }
+    if name == "fast_weight_channels":
+        runs["scalar decay"] = partial(_pass, *_of_one_decay(inputs, fused, learning=T > 1))
     others = peers(name, shape, device, inputs)
     return runs | {peer: partial(_pass, *other) for peer, other in others.items()}
 
@@ -55,6 +57,16 @@ def peers(
             found.pop("fla", None)
             print(f"flash-linear-attention does not run here: {error!r:.200}", flush=True)
     return found
+
+
+def _of_one_decay(
+    inputs: dict[str, Any], fused: str, *, learning: bool
+) -> tuple[Callable[[], Any], list[Tensor]]:
+    """``fast_weight`` on the same inputs, with the first channel's decay for the whole matrix."""
+    given = {name: x for name, x in inputs.items() if name != "erase"}
+    given["log_decay"] = given["log_decay"].detach()[..., 0].contiguous()
+    leaves = leaves_of(given) if learning else []
+    return partial(OPS["fast_weight"].run, **given, backend=fused), leaves
 
 
 def _pass(forward: Callable[[], Any], leaves: list[Tensor]) -> object:

@@ -14,6 +14,7 @@ from fwp_rl.kernels.errors import BackendError
 from fwp_rl.kernels.fast_lstm import fast_lstm
 from fwp_rl.kernels.fast_rnn import fast_rnn
 from fwp_rl.kernels.fast_weight import fast_weight
+from fwp_rl.kernels.fast_weight_channels import fast_weight_channels
 from fwp_rl.kernels.op import OPS
 from fwp_rl.kernels.recurrent_delta import recurrent_delta
 from fwp_rl.kernels.srwm import srwm
@@ -28,6 +29,7 @@ __all__ = [
     "fast_lstm",
     "fast_rnn",
     "fast_weight",
+    "fast_weight_channels",
     "numba_threading_layer",
     "recurrent_delta",
     "srwm",

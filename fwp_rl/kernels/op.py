@@ -68,6 +68,7 @@ class Op:
     options      name → the strings that it may be; the backends take them after the tensors
     only         name → (option, value) that it goes with: an optional input that has to be given
                  then, something saved that is empty else
+    barred       name → (option, value) that an optional input does not go with
     reference    the op in plain torch: ``(*tensors, *options, horizon) -> outputs``
     chunkwise    the same over chunks of steps, where there is such a form
     cuda_limits  letter → the largest size that the CUDA kernels take
@@ -85,6 +86,7 @@ class Op:
         saved: Mapping[str, str],
         options: Mapping[str, tuple[str, ...]] | None = None,
         only: Mapping[str, tuple[str, str]] | None = None,
+        barred: Mapping[str, tuple[str, str]] | None = None,
         reference: Kernel,
         chunkwise: Kernel | None = None,
         cuda_limits: Mapping[str, int],
@@ -93,7 +95,7 @@ class Op:
     ) -> None:
         self.package, self.name = package, package.rpartition(".")[2]
         self.inputs, self.outputs, self.saved = inputs, outputs, saved
-        self.options, self.only = options or {}, only or {}
+        self.options, self.only, self.barred = options or {}, only or {}, barred or {}
         self.cuda_limits, self.draw, self.sweeps = cuda_limits, draw or {}, sweeps
         self.groups = groups_of(inputs.values())
         self.forms = forms_of(inputs)
@@ -110,6 +112,10 @@ class Op:
             (self._places[name], name, self._places[option], value)
             for name, (option, value) in self.only.items()
             if name in inputs
+        )
+        self._barred = tuple(
+            (self._places[name], name, self._places[option], value)
+            for name, (option, value) in self.barred.items()
         )
         places = {
             letter: (n, axis)
@@ -248,6 +254,10 @@ class Op:
                     f"{name} is None, expected a tensor {self.arguments[n].sizes}; "
                     f"only {others} goes without"
                 )
+        for n, name, place, value in self._barred:
+            if given[n] is not None and given[place] == value:
+                option, _ = self.barred[name]
+                raise ValueError(f'{name} is given, expected None: {option}="{value}" goes without')
 
     def _cuda_refusal(self, sizes: Mapping[str, int], x: Tensor, dtype: torch.dtype) -> str:
         """Why the CUDA kernels do not take what is given, on the device of x; empty when they

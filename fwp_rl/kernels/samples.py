@@ -29,7 +29,10 @@ def variants(op: Op) -> dict[str, Variant]:
                 **dict(zip(op.options, options, strict=True)),
                 **dict(zip(optional, given, strict=True)),
             }
-            if all(variant[name] or not _needs(op, name, variant) for name in optional):
+            if all(
+                not _barred(op, name, variant) if variant[name] else not _needs(op, name, variant)
+                for name in optional
+            ):
                 left_out = [f"without {name}" for name in optional if not variant[name]]
                 found[", ".join([*options, *left_out])] = variant
     return found
@@ -37,9 +40,15 @@ def variants(op: Op) -> dict[str, Variant]:
 
 def _needs(op: Op, name: str, variant: Variant) -> bool:
     """Whether an optional input has to be given, under the options of a variant or the first."""
-    if name not in op.only:
-        return False
-    option, value = op.only[name]
+    return name in op.only and _chosen(op, variant, *op.only[name])
+
+
+def _barred(op: Op, name: str, variant: Variant) -> bool:
+    """Whether it must not be."""
+    return name in op.barred and _chosen(op, variant, *op.barred[name])
+
+
+def _chosen(op: Op, variant: Variant, option: str, value: str) -> bool:
     return variant.get(option, op.options[option][0]) == value
 
 

@@ -47,6 +47,8 @@ def test_the_targets_stand_beside_the_figures(monkeypatch, capsys):
     assert "(≤ 0.06)" in acting
     assert "(≥ 12)" in learning
     assert "(≥ 1)" in learning
+    bench_kernels(quick=True, ops=("fast_weight_channels",))
+    assert "(≥ 0.87)" in capsys.readouterr().out.splitlines()[-1], "one decay for all channels"
 
 
 @pytest.mark.parametrize("wrong", ["y", "gradient of v"])

@@ -11,6 +11,7 @@ import torch
 
 from fwp_rl.kernels import OPS, BackendError, backend_status, cuda_driver, dispatch, nvrtc, op
 from fwp_rl.kernels.fast_weight import cuda
+from fwp_rl.kernels.fast_weight_channels import cuda as channels
 
 KERNEL = nvrtc.Kernel("fast_weight.cuh", "some_kernel", (16, 32), threads=64, shared=100)
 STREAM = 0x7FFF00000400
@@ -126,6 +127,29 @@ def test_what_fast_weight_packs(stub):
     assert p not in (0, *pointers, *given, *made)
 
 
+def test_what_fast_weight_channels_packs(stub):
+    """Behind what ``fast_weight`` packs, whose one decay is null."""
+    q, k, erase, log_decay = torch.randn(4, 5, 3, 4, 7).unbind()
+    v, state, beta = torch.randn(5, 3, 4, 33), torch.randn(3, 4, 33, 7), torch.rand(5, 3, 4)
+    op = OPS["fast_weight_channels"]
+    arguments = (q, k, v, beta, state, erase, log_decay, None, "delta")
+    y, last, u = results = op.results(arguments)
+    _, packed = _packed(stub, lambda: channels.forward(arguments, results), 18)
+    inputs = [*(x.data_ptr() for x in (q, k, v, beta, state)), 0, 0, 1, 5, 3, 4, 7, 33]
+    own = [erase.data_ptr(), log_decay.data_ptr()]
+    assert packed == [*inputs, *(x.data_ptr() for x in (y, last, u)), *own]
+    dq, dk, dv, dbeta, dstate, derase, dlog = gradients = op.gradients(arguments)
+    _, packed = _packed(
+        stub, lambda: channels.backward(arguments, [u], [y, last], gradients, 3), 29
+    )
+    made = [x.data_ptr() for x in (dq, dk, dv, dbeta, dstate)]
+    assert packed[:22] == [*inputs, 3, *(x.data_ptr() for x in (u, y, last)), *made]
+    null, p, *packed = packed[22:]
+    assert packed == [dk.data_ptr(), *own, derase.data_ptr(), dlog.data_ptr()]
+    assert not null
+    assert p not in (0, *own, *made)
+
+
 def test_the_context_is_popped_when_a_launch_fails(stub):
     x = torch.zeros(5)
     stub.stub_set(700, 0, 101376)
@@ -200,6 +224,7 @@ def test_an_op_that_a_gpu_has_no_room_for_is_refused_before_it_begins(stub):
         assert refusal("srwm", 32, 32) == ""
         for name, sizes in {
             "fast_weight": (128, 128),
+            "fast_weight_channels": (128, 128),
             "recurrent_delta": (64, 64),
             "fast_rnn": (64,),
             "fast_lstm": (64,),

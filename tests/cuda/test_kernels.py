@@ -115,6 +115,18 @@ def test_a_reset_clears_what_is_not_finite(case, emulator, make_inputs, outcome,
     assert_close(outcome(case, inputs, backend="cuda"), expected, **EXACT)
 
 
+def test_a_decay_of_zero_forgets_all(case, emulator, make_inputs, outcome, assert_close):
+    """Its gradient is exactly 0 where every channel has its own, and nothing comes back from it."""
+    if "log_decay" not in case.op.inputs:
+        return
+    inputs = make_inputs(case, 20, variant=next(iter(case.variants)), **case.odd_sizes[-1])
+    inputs["log_decay"][9] = -float("inf")
+    expected = outcome(case, inputs, backend="reference")
+    got = outcome(case, inputs, backend="cuda")
+    assert_close(got, expected, **EXACT)
+    assert case.name == "fast_weight" or not got["gradient of log_decay"][9].any()
+
+
 @pytest.mark.parametrize("source", SOURCES)
 def test_every_barrier_matters(request, source, emulator, make_inputs, outcome, assert_close):
     """Without any one of them, some op goes wrong under some of three schedules."""

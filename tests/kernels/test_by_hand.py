@@ -53,6 +53,21 @@ def fast_weight(q, k, v, beta, state, log_decay, reset, rule):
     return {"y": y, "state": W}
 
 
+def fast_weight_channels(q, k, v, beta, state, erase, log_decay, reset, rule):
+    W, y = state, np.zeros_like(v)
+    for at in heads(q):
+        t, *bh = at
+        M = W[tuple(bh)]
+        if reset[t, bh[0]]:
+            M[:] = 0
+        for j, log_a in enumerate(log_decay[at]):
+            M[:, j] *= math.exp(log_a)
+        read = [0 if rule == "sum" else dot(row, erase[at]) for row in M]
+        write(M, beta[at], [v_i - x for v_i, x in zip(v[at], read, strict=True)], k[at])
+        y[at] = [dot(row, q[at]) for row in M]
+    return {"y": y, "state": W}
+
+
 def recurrent_delta(xq, xk, xv, xb, R_q, R_k, R_v, r_b, W, y_prev, reset):
     y = np.zeros_like(xv)
     for at in heads(xv):
@@ -137,9 +152,8 @@ def diagonal(x, a, state, reset):
     return {"y": parts(y), "state": parts(h)}
 
 
-EQUATIONS = {
-    f.__name__: f for f in (fast_weight, recurrent_delta, fast_rnn, fast_lstm, srwm, diagonal)
-}
+OPS = (fast_weight, fast_weight_channels, recurrent_delta, fast_rnn, fast_lstm, srwm, diagonal)
+EQUATIONS = {f.__name__: f for f in OPS}
 
 
 @pytest.mark.parametrize("reset", ["middle", "random"])

@@ -26,6 +26,7 @@ STEPS = {1: 1e-12, 5: 1e-12, 70: 1e-9}
 LARGE = {
     "diagonal": {"x": (1e4, 0)},
     "fast_weight": {"log_decay": (1e4, 0)},
+    "fast_weight_channels": {"log_decay": (1e4, 0)},
     "recurrent_delta": dict.fromkeys(("xq", "xk", "xb", "y_prev"), (1e4, 0)),
     "fast_rnn": {"z": (1e3, 0), "y_prev": (1, -1e4)},
     "fast_lstm": {"z": (1e3, 0), "h": (1, -1e4)},
@@ -33,7 +34,7 @@ LARGE = {
 }
 """Inputs that overflow an exponential without care: a factor and a shift."""
 
-ONLY_READ = {"fast_weight": {"q"}}
+ONLY_READ = {"fast_weight": {"q"}, "fast_weight_channels": {"q"}}
 """Inputs that never reach a later step."""
 
 SIZES = [(1, 1), (1, 7), (7, 1), (33, 2), (16, 33), (33, 16), (64, 64)]
@@ -225,7 +226,7 @@ def test_a_decay_of_zero_forgets(case, backend):
     with torch.no_grad():
         inputs["log_decay"][2] = -float("inf")
         results = case.run(inputs, backend)
-        last = changed(inputs, torch.zeros_like, case.state) | {"log_decay": None}
+        last = changed(inputs, torch.zeros_like, [*case.state, "log_decay"])
         fresh = case.run(case.over(last, steps=slice(2, 3)), backend)
     assert results["state"].isfinite().all()
     torch.testing.assert_close(results["y"][2:3], fresh["y"])

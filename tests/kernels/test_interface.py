@@ -144,7 +144,11 @@ def test_auto_takes_the_fused_kernel(case, monkeypatch):
     assert case.name not in type(step_by_step.grad_fn).__name__
 
 
-PAPERS = {"fast_weight": {"rule": "delta"}, "fast_rnn": {"query": "softmax", "output": "identity"}}
+PAPERS = {
+    "fast_weight": {"rule": "delta"},
+    "fast_weight_channels": {"rule": "delta"},
+    "fast_rnn": {"query": "softmax", "output": "identity"},
+}
 
 
 @over([x for x in EVERY_CASE if x.options == PAPERS.get(x.name, {})])

@@ -10,6 +10,7 @@ from .cases import EVERY_CASE, EVERY_OP, over
 KEPT = {
     "diagonal": lambda K, V: 0,  # h is replayed
     "fast_weight": lambda K, V, rule: V if rule == "delta" else 0,  # u
+    "fast_weight_channels": lambda K, V, rule: V if rule == "delta" else 0,
     "recurrent_delta": lambda K, V: 2 * V + 2 * K + 1,  # s, q, k, beta, u
     "fast_rnn": lambda K, V, query, output: 3 * V if output == "softmax" else 2 * V,  # query, u; y
     "fast_lstm": lambda K, V: 8 * V,  # the query, the cell; of three gates u and the gate

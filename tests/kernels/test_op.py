@@ -13,6 +13,7 @@ def test_variants_are_what_the_op_takes():
         "fast_lstm": 1,
         "fast_rnn": 4,
         "fast_weight": 6,  # no delta rule without beta
+        "fast_weight_channels": 2,  # no delta rule without an erase key, no sum rule with one
         "recurrent_delta": 1,
         "srwm": 1,
     }

@@ -13,11 +13,10 @@ The u of a chunk solve one unit-triangular system. A reset is a decay of exactly
 horizon starts a chunk of its own, so one below 32 steps takes longer.
 """
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor
 
+from fwp_rl.kernels.chunks import chunks, decays
 from fwp_rl.kernels.horizon import cuts
 
 __all__ = ["fast_weight_chunkwise"]
@@ -44,7 +43,7 @@ def fast_weight_chunkwise(
         log_a = torch.where(reset.T.unsqueeze(1), float("-inf"), log_a)  # [B, 1 or H, T]
     W = state
     ys = []
-    for start, stop in _chunks(q.shape[2], horizon):
+    for start, stop in chunks(q.shape[2], horizon, CHUNK):
         part = slice(start, stop)
         if cuts(start, horizon):
             W = W.detach()
@@ -56,19 +55,10 @@ def fast_weight_chunkwise(
     return torch.cat(ys, dim=2).permute(2, 0, 1, 3), W
 
 
-def _chunks(T: int, horizon: int) -> Iterator[tuple[int, int]]:
-    """Start and stop of every chunk: of at most 32 steps, with none that a horizon cuts inside."""
-    span = horizon or T
-    for first in range(0, T, span):
-        end = min(first + span, T)
-        for start in range(first, end, CHUNK):
-            yield start, min(start + CHUNK, end)
-
-
 def _chunk(
     q: Tensor, k: Tensor, weighted_k: Tensor, v: Tensor, *, log_a: Tensor, W: Tensor, delta: bool
 ) -> tuple[Tensor, Tensor]:
-    between, since_start = _decays(log_a)  # M [B, H, n, n], e [B, H, n, 1]
+    between, since_start = decays(log_a)  # M [B, H, n, n], e [B, H, n, 1]
     u = v
     if delta:
         interaction = (k @ weighted_k.mT) * between.tril(-1)
@@ -79,16 +69,3 @@ def _chunk(
     y = since_start * (q @ W.mT) + ((q @ weighted_k.mT) * between) @ u
     to_end = between[..., -1, :, None]
     return y, since_start[..., -1:, :] * W + (u * to_end).mT @ weighted_k
-
-
-def _decays(log_a: Tensor) -> tuple[Tensor, Tensor]:
-    """Products of the decays between every two steps, and from the start to every step.
-
-    The logs are summed over each span by itself: differences of one running sum would lose
-    digits, and make NaN of two infinities.
-    """
-    n = log_a.shape[-1]
-    lower = torch.ones(n, n, dtype=torch.bool, device=log_a.device).tril()
-    spans = log_a.unsqueeze(-1).expand(*log_a.shape, n).masked_fill(~lower.tril(-1), 0)
-    between = spans.cumsum(-2).masked_fill(~lower, float("-inf")).exp()
-    return between, log_a.cumsum(-1).exp().unsqueeze(-1)

@@ -1,4 +1,5 @@
-"""The fast-weight op on CUDA tensors, by the kernels of cuda/fast_weight.cuh.
+"""The fast-weight op on CUDA tensors, by the kernels of cuda/fast_weight.cuh and
+fast_weight_backward.cuh.
 
 The kernels are made for K and V of 16, 32, 64 and 128; sizes between are padded with zeros inside
 them. q, k, v, beta and log_decay are float32 or bfloat16; the state, u and all sums are float32.
@@ -14,7 +15,17 @@ from fwp_rl.kernels.fast_weight import OP
 from fwp_rl.kernels.inputs import Inputs, Tensors
 from fwp_rl.kernels.nvrtc import Kernel
 
-__all__ = ["backward", "forward", "kernels", "kernels_for"]
+__all__ = [
+    "BACKWARD_CHUNK",
+    "FORWARD_CHUNK",
+    "SIZES",
+    "backward",
+    "forward",
+    "kernels",
+    "kernels_for",
+    "padded",
+    "threads_of",
+]
 
 SIZES = (16, 32, 64, 128)
 FORWARD_CHUNK = 16
@@ -34,7 +45,7 @@ def kernels_for(K: int, V: int) -> tuple[Kernel, ...]:
 
 @cache
 def _forward_kernel(K: int, V: int) -> Kernel:
-    K, V, threads, chunk = _padded(K), _padded(V), _threads(K, V), FORWARD_CHUNK
+    K, V, threads, chunk = padded(K), padded(V), threads_of(K, V), FORWARD_CHUNK
     return Kernel(
         "fast_weight.cuh",
         "fast_weight_forward",
@@ -46,9 +57,9 @@ def _forward_kernel(K: int, V: int) -> Kernel:
 
 @cache
 def _backward_kernel(K: int, V: int) -> Kernel:
-    K, V, threads, chunk = _padded(K), _padded(V), _threads(K, V), BACKWARD_CHUNK
+    K, V, threads, chunk = padded(K), padded(V), threads_of(K, V), BACKWARD_CHUNK
     return Kernel(
-        "fast_weight.cuh",
+        "fast_weight_backward.cuh",
         "fast_weight_backward",
         template=(K, V, threads, chunk),
         threads=threads,
@@ -56,13 +67,14 @@ def _backward_kernel(K: int, V: int) -> Kernel:
     )
 
 
-def _padded(size: int) -> int:
-    return next(padded for padded in SIZES if size <= padded)
+def padded(size: int) -> int:
+    """The size that a kernel is made for."""
+    return next(made for made in SIZES if size <= made)
 
 
-def _threads(K: int, V: int) -> int:
+def threads_of(K: int, V: int) -> int:
     """As many as leave each at most 32 numbers of the matrix to hold in registers."""
-    return max(32, _padded(K) * _padded(V) // 32)
+    return max(32, padded(K) * padded(V) // 32)
 
 
 def forward(inputs: Inputs, results: Tensors) -> None:
