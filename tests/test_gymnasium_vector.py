@@ -96,12 +96,14 @@ def test_it_plays_as_gymnasiums_own_vector_environments() -> None:
     (a, _), (b, _) = ours.reset(seed=seeds), theirs.reset(seed=seeds)
     np.testing.assert_array_equal(a, b)
     assert ours.single_action_space == theirs.single_action_space
-    ends = 0
+    ends, ended = 0, np.zeros(3, np.bool_)
     for action in np.random.default_rng(0).integers(0, 2, (120, 3)):
         step, expected = ours.step(action), theirs.step(action)
         for found, wanted in zip(step[:4], expected[:4], strict=True):
             np.testing.assert_array_equal(found, wanted)
-        ends += int((step[2] | step[3]).sum())
+        np.testing.assert_array_equal(step[4]["reset"], ended)
+        ended = step[2] | step[3]
+        ends += int(ended.sum())
     assert ends > 6
 
 

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import gymnasium
 import pytest
 import yaml
 
@@ -136,3 +137,34 @@ def test_a_module_of_the_current_folder(
 def test_the_flag_may_stand_anywhere_and_more_than_once() -> None:
     args = ["--import", "a.b", "train", "recall", "--import=c", "--seed=2"]
     assert take_imports(args) == (["a.b", "c"], ["train", "recall", "--seed=2"])
+
+
+GYM = """
+import gymnasium
+from gymnasium.envs.classic_control import CartPoleEnv
+
+
+class Mine(CartPoleEnv):
+    pass
+
+
+gymnasium.register("Mine-v0", "of_gym:Mine", max_episode_steps=20)
+"""
+
+
+@pytest.mark.slow
+def test_an_environment_of_gymnasium(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
+    site.write({"of_gym.py": GYM})
+    env = ["env:gymnasium", "--env.id=Mine-v0", "core:gru"]
+    assert run("train", "recall", *env, *TINY, "--run-dir=run", "--no-video") == 2
+    assert "Your own: --import the module that registers it" in capsys.readouterr().err
+    try:
+        training = ["train", "recall", *env, *TINY, "--run-dir=run", "--no-video"]
+        assert run(*training, "--import=of_gym") == 0
+        del gymnasium.registry["Mine-v0"]
+        assert run("evaluate", "run", "--games=2") == 2
+        assert "expected one that Gymnasium has" in capsys.readouterr().err
+        site.forget()
+        assert run("evaluate", "run", "--games=2", "--import=of_gym") == 0
+    finally:
+        gymnasium.registry.pop("Mine-v0", None)

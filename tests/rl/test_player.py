@@ -1,5 +1,7 @@
 """A policy on anybody's loop does what this project's own loop does."""
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -239,3 +241,21 @@ def test_neither_policy_nor_player_needs_the_environment(tmp_path: Path) -> None
     ):
         with pytest.raises(ConfigError, match=r"config\.json: env: id: got 'Gone-v0'.*--import"):
             ask()
+
+
+def test_a_player_imports_no_environments_and_no_terminal(tmp_path: Path) -> None:
+    save_policy(tmp_path / "policy", make_policy(RECALL), env=RECALL, metadata={})
+    program = (
+        "import sys, numpy, fwp_rl\n"
+        "player = fwp_rl.load_player(sys.argv[1])\n"
+        "player.reset()\n"
+        "player.act(numpy.zeros(6, numpy.float32))\n"
+        "print(*(m for m in ('envpool', 'gymnasium', 'rich', 'tyro') if m in sys.modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path / "policy")],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == ""
