@@ -16,6 +16,7 @@ import tyro
 
 from fwp_rl.commands.shared import fail
 from fwp_rl.config import ConfigError
+from fwp_rl.imports import import_modules, take_imports
 from fwp_rl.machine import limit_threads
 from fwp_rl.registry import UnknownNameError, suggestion
 
@@ -30,7 +31,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     os.environ.setdefault("GOMP_SPINCOUNT", "20000")  # a tenth of a millisecond, then sleep
     if isinstance(sys.stdout, io.TextIOWrapper):  # else a box or an arrow would end the command
         sys.stdout.reconfigure(errors="replace")
-    args = list(sys.argv[1:] if argv is None else argv)
+    try:
+        modules, args = take_imports(sys.argv[1:] if argv is None else argv)
+    except ConfigError as error:
+        fail(str(error), 2)
     if not args or args[0] in ("-h", "--help"):
         print(_usage())
         return
@@ -43,6 +47,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         fail(f"unknown command {args[0]!r}. {suggestion(args[0], COMMANDS)}\n\n{_usage()}", 2)
     try:
         limit_threads()
+        import_modules(modules)
         COMMANDS[args[0]][0](args[1:])
     except (ConfigError, UnknownNameError) as error:
         fail(str(error), 2)
@@ -92,7 +97,9 @@ def _usage() -> str:
     return (
         "Reinforcement learning with fast weight programmers.\n\n"
         "usage: fwp-rl COMMAND ...\n\n" + "\n".join(lines) + "\n\n"
-        "fwp-rl COMMAND --help says more. Start with: fwp-rl train quickstart"
+        "fwp-rl COMMAND --help says more. Start with: fwp-rl train quickstart\n"
+        "Every command takes --import MODULE, a module of your own that adds cores, encoders,\n"
+        "environments, agents or tasks"
     )
 
 

@@ -19,6 +19,8 @@ from fwp_rl.kernels.samples import errors, make_inputs
 from fwp_rl.machine import facts
 from fwp_rl.models.policy import has_bfloat16
 from fwp_rl.resources import configs_dir, cuda_dir
+from fwp_rl.runs.config import AGENTS
+from fwp_rl.runs.presets import REGISTRIES
 from fwp_rl.runs.yaml_files import preset_names
 
 __all__ = ["examine"]
@@ -80,6 +82,9 @@ def examine() -> bool:
     fine &= _check(console, "CUDA sources", lambda: str(cuda_dir()))
     fine &= _check(console, "temporary files", _check_temporary_files)
     fine &= _check(console, "Atari", _check_atari)
+    for problem in _plugin_problems():
+        fine = False
+        console.print(f"  plug-in: [red]left out[/], {escape(problem)}", soft_wrap=True)
     console.print("[green]All is well.[/]" if fine else "[red]Something does not work here.[/]")
     return fine
 
@@ -106,6 +111,12 @@ def _check_backend(name: str) -> str:
     if not error < 1e-5:
         raise AssertionError(f"{what} differs from the float64 reference by {error:.1e}")
     return f"float32 error {error:.0e}"
+
+
+def _plugin_problems() -> list[str]:
+    """What is wrong with the plug-ins of installed packages."""
+    registries = (AGENTS, *REGISTRIES.values())
+    return [problem for registry in registries for problem in registry.load_all()]
 
 
 def _check_presets() -> str:

@@ -18,6 +18,7 @@ from fwp_rl.config import ConfigError
 from fwp_rl.cores import CORES
 from fwp_rl.evaluation import evaluate, evaluation_table
 from fwp_rl.filming import record_video
+from fwp_rl.imports import import_flags
 from fwp_rl.reports.plots import learning_curve
 from fwp_rl.reports.task_summary import ending, result_table, task_curve
 from fwp_rl.rl.pulse import Pulse
@@ -157,7 +158,10 @@ def _finish(path: Path, config: TrainConfig, stop: StopRequest, watchdog: Watchd
     console.print("\nIn the run directory:")
     for file in made:
         console.print(f"  {file}", soft_wrap=True)
-    console.print(f"\nNext:  fwp-rl evaluate {path}   fwp-rl watch {path}", soft_wrap=True)
+    more = import_flags()
+    console.print(
+        f"\nNext:  fwp-rl evaluate {path}{more}   fwp-rl watch {path}{more}", soft_wrap=True
+    )
 
 
 def _show_results(path: Path, config: TrainConfig, result: dict[str, Any] | None) -> Path | None:

@@ -4,6 +4,7 @@ Presets and ablations are read as the YAML that they are, and environments need 
 imports what it cannot do without.
 """
 
+import sys
 import typing
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -39,7 +40,7 @@ def _cores() -> None:
     table.add_column("what")
     for column in ("parameters", "state", "mult-adds"):
         table.add_column(column, justify="right")
-    for name in sorted(CORES):
+    for name in sorted(_every(CORES)):
         costs = cost(CORES[name](), REFERENCE_INPUT)
         table.add_row(name, summary(CORES[name]), *(f"{number:,}" for number in costs))
     _print(
@@ -198,9 +199,16 @@ def summary(cls: type) -> str:
 
 def _named(registry: Registry[Any]) -> Table:
     table = Table(registry.kind, "what")
-    for name in registry:
+    for name in _every(registry):
         table.add_row(name, summary(registry[name]))
     return table
+
+
+def _every(registry: Registry[Any]) -> list[str]:
+    """All names, those of plug-ins among them; what is wrong with one is told beside the list."""
+    for problem in registry.load_all():
+        print(f"fwp-rl: {problem}", file=sys.stderr)
+    return list(registry)
 
 
 def _print(table: Table, hint: str) -> None:

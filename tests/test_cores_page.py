@@ -27,14 +27,15 @@ def test_the_example_core_trains_from_the_command_line(tmp_path: Path) -> None:
     (source,) = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
     assert len(source.splitlines()) <= 40
     (tmp_path / "leaky.py").write_text(source)
-    code = "import sys, leaky; from fwp_rl.cli import main; main(sys.argv[1:])"
     run = tmp_path / "run"
     arguments = [
         *("train", "recall", "core:leaky", "--core.heads=2", "--core.hidden-size=16"),
         *("--total-steps=400", "--num-envs=8", "--minibatches=2", "--rollout-length=16"),
         *("--evaluation-games=8", "--plain", f"--run-dir={run}"),
+        "--import=leaky",
     ]
-    subprocess.run([sys.executable, "-c", code, *arguments], cwd=tmp_path, check=True)
+    command = [sys.executable, "-m", "fwp_rl", *arguments]
+    subprocess.run(command, cwd=tmp_path, check=True)
     assert max(row["policy/ratio_deviation"] for row in read_metrics(run / "metrics.jsonl")) < 1e-4
     assert list((run / "evaluations").glob("*.json"))
 

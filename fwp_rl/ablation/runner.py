@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections import deque
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -58,6 +59,8 @@ class _Runner:
     threads: int
     stop_seconds: float
     display: Display
+    imports: Sequence[str]
+    """Modules that the workers are to import."""
     waiting: deque[tuple[Cell, int]] = field(default_factory=deque)
     """Cells to start, each with the number of the attempt."""
     workers: list[_Worker] = field(default_factory=list)
@@ -122,6 +125,7 @@ class _Runner:
         if resumes:
             what = ["--resume", str(run), *self.folder.resume_flags(cell)]
         command = [sys.executable, "-m", "fwp_rl", "train", *what, "--plain"]
+        command += [f"--import={module}" for module in self.imports]
         log = self.folder.log(cell)
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as output:
@@ -240,10 +244,13 @@ def run_grid(
     threads: int,
     stop_seconds: float = 60.0,
     plain: bool = False,
+    imports: Sequence[str] = (),
 ) -> tuple[list[Cell], int]:
     """Run what is left of a grid; the cells that failed, and a stop signal's exit code (else 0).
 
     stop_seconds  what a stop leaves the workers to save in, before they are killed
+    imports       modules that the workers import before all else, which register what the grid
+                  names
 
     RunError where another runner has the folder, or where it holds other experiments under the
     names of these.
@@ -255,7 +262,7 @@ def run_grid(
         display = Display(title=f"{grid.name} in {output}", plain=plain)
         for note in [*notes, *crowded(grid.cells, threads=threads)]:
             display.message(note)
-        return _Runner(grid, folder, jobs, threads, stop_seconds, display).run()
+        return _Runner(grid, folder, jobs, threads, stop_seconds, display, imports).run()
 
 
 def worker_environment(threads: int) -> dict[str, str]:

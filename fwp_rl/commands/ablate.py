@@ -8,6 +8,7 @@ import tyro
 
 from fwp_rl.commands.shared import fail
 from fwp_rl.config import ConfigError
+from fwp_rl.imports import import_flags, imported
 
 __all__ = ["run"]
 
@@ -69,10 +70,16 @@ def ablate(
         print_plan(loaded, output, jobs=jobs, threads=threads)
         return
     failed, code = run_grid(
-        loaded, output, jobs=jobs, threads=threads, stop_seconds=stop_seconds, plain=plain
+        loaded,
+        output,
+        jobs=jobs,
+        threads=threads,
+        stop_seconds=stop_seconds,
+        plain=plain,
+        imports=imported(),
     )
     if code:
-        print(f"Stopped. Go on with the same command: fwp-rl ablate {grid}")
+        print(f"Stopped. Go on with the same command: fwp-rl ablate {grid}{import_flags()}")
         sys.exit(code)
     if failed:
         names = ", ".join(cell.name for cell in failed)

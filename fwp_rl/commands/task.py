@@ -22,6 +22,7 @@ drops the old core's options; --core.OPTION sets one of the new core's, --task.O
   fwp-rl task --resume runs/NAME --total-steps 20_000
 
 fwp-rl task NAME --help lists every flag with the preset's values.
+--import MODULE adds the cores, tasks, ... of a module of your own.
 """
 
 DESCRIPTION: Final = "Train a core on a sequence task, and measure it."

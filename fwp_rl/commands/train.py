@@ -35,6 +35,7 @@ alone where it is complete: one line for a job script.
   fwp-rl train quickstart --run-dir runs/mine --resume auto
 
 fwp-rl train PRESET --help lists every flag with the preset's values.
+--import MODULE adds the cores, environments, ... of a module of your own.
 """
 
 DESCRIPTION: Final = "Train an agent; then evaluate, plot and film it."

@@ -64,7 +64,7 @@ class RecurrentCoreConfig(CoreConfig):
     what an agent learns from is then not what it acted by."""
 
 
-CORES: Registry[CoreConfig] = Registry("core")
+CORES: Registry[CoreConfig] = Registry("core", "fwp_rl.cores")
 
 
 class Core(nn.Module):

@@ -175,7 +175,7 @@ def normalized_score(task: Bounded, score: float) -> float | None:
     return None if bounds is None else (score - bounds[0]) / (bounds[1] - bounds[0])
 
 
-ENVS: Registry[EnvConfig] = Registry("environment")
+ENVS: Registry[EnvConfig] = Registry("environment", "fwp_rl.envs")
 
 
 class ActionError(ValueError):

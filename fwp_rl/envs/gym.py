@@ -42,8 +42,9 @@ class GymnasiumConfig(EnvConfig):
     and 255. Other numeric boxes keep their shape as float32; whatever else Gymnasium can flatten
     becomes a float32 vector. uint8 that is no image is divided by its upper bound.
 
-    Your own environment: register it in your script before the config is made. Gymnasium 1.4.0
-    does not load the entry point ``gymnasium.envs`` of installed packages.
+    Your own environment: register it before the config is made, in your script or in a module that
+    the command line is told of by --import. Gymnasium 1.4.0 does not load the entry point
+    ``gymnasium.envs`` of installed packages.
     """
 
     id: str = "CartPole-v1"
@@ -60,7 +61,7 @@ class GymnasiumConfig(EnvConfig):
         if ":" in self.id:
             raise ConfigError(
                 f"id: got {shown(self.id)}; a module is not imported because a config names it: "
-                "import it in your script before the config is made"
+                "name it with --import (in Python, import it before the config is made)"
             )
         if self.id.startswith("ALE/"):
             raise ConfigError(
@@ -73,7 +74,8 @@ class GymnasiumConfig(EnvConfig):
             registered = gymnasium.spec(self.id).max_episode_steps
         except gymnasium.error.Error as error:
             raise ConfigError(
-                f"id: got {shown(self.id)}, expected one that Gymnasium has. {str(error)[:200]}"
+                f"id: got {shown(self.id)}, expected one that Gymnasium has. {str(error)[:200]} "
+                "Your own: --import the module that registers it (in Python, import it)"
             ) from None
         if self.max_episode_steps is None and registered is None:
             raise ConfigError(

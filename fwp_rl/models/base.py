@@ -28,4 +28,4 @@ class EncoderConfig:
         raise NotImplementedError
 
 
-ENCODERS: Registry[EncoderConfig] = Registry("encoder")
+ENCODERS: Registry[EncoderConfig] = Registry("encoder", "fwp_rl.encoders")

@@ -1,7 +1,7 @@
 """Playing a policy in an environment, one way for training, evaluation and video.
 
-The alignment of observations, actions, rewards and resets is stated in ``fwp_rl/types.py``; here
-is the one place that produces it.
+How observations, actions, rewards and resets are aligned is stated in ``fwp_rl/types.py``, and made
+in ``acting.py``.
 """
 
 import time
@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fwp_rl.envs import EnvStep, Game, VectorEnv
-from fwp_rl.models.categorical import greedy_action, sample_action
 from fwp_rl.models.policy import Policy
+from fwp_rl.rl.acting import Acting
 from fwp_rl.rl.pulse import Pulse
-from fwp_rl.rl.transfer import Answers, Parcel
+from fwp_rl.rl.transfer import Answers
 from fwp_rl.types import Observation, PolicyOutput, Rollout, State
 
 __all__ = [
@@ -75,7 +75,7 @@ class ActorStep:
 
 
 class Actor:
-    """A policy at play: carries core state, last reward and last action from step to step."""
+    """A policy at play in an environment."""
 
     def __init__(
         self,
@@ -92,22 +92,27 @@ class Actor:
         generator  draws the actions, on the policy's device
         pulse      beats at every step, and may end the play before one
         """
+        self.acting = Acting(policy, env.num_envs, generator=generator, greedy=greedy)
         self.policy = policy
         self.env = env
-        self.generator = generator
-        self.greedy = greedy
         self.stopwatch = stopwatch or Stopwatch()
         self.pulse = pulse or Pulse("the environments")
         self.device = generator.device
-        self.state: State = policy.initial_state(env.num_envs, self.device)
-        # Two, for a rollout keeps what stands beside the observations to its end.
-        self._parcels: tuple[Parcel, Parcel] | None = None
-        self.observation = self._observation(
+        self.acting.see(
             torch.from_numpy(self._answer(env.reset)),
             reset=torch.ones(env.num_envs, dtype=torch.bool),
-            last_reward=torch.zeros(env.num_envs),
-            last_action=torch.full((env.num_envs,), -1),
+            reward=torch.zeros(env.num_envs),
         )
+
+    @property
+    def observation(self) -> Observation:
+        """What is acted on next."""
+        return self.acting.observation
+
+    @property
+    def state(self) -> State:
+        """Of the core, before that."""
+        return self.acting.state
 
     @torch.no_grad()
     def step(self) -> ActorStep:
@@ -116,39 +121,17 @@ class Actor:
         self.pulse.act()
         try:
             with self.stopwatch("acting"):
-                output = self.policy(observation, self.state)
-                logits = output.logits[0]
-                action = (
-                    greedy_action(logits) if self.greedy else sample_action(logits, self.generator)
-                )
-                played = action.cpu()
+                output, action = self.acting.act()
             with self.stopwatch("environment"):
-                answer = self._answer(self.env.step, played.numpy())
+                answer = self._answer(self.env.step, self.acting.played.numpy())
         finally:
             self.pulse.rest()
-        reset = torch.from_numpy(answer.reset.copy())  # it is held on to for a whole rollout
-        reward = self.policy.clip_reward(torch.from_numpy(answer.reward))
-        self.observation = self._observation(
+        self.acting.see(
             torch.from_numpy(answer.obs),
-            reset=reset,
-            last_reward=reward.masked_fill(reset, 0),
-            last_action=played.masked_fill(reset, -1),
+            reset=torch.from_numpy(answer.reset.copy()),  # it is held on to for a whole rollout
+            reward=torch.from_numpy(answer.reward),
         )
-        self.state = output.state
         return ActorStep(observation=observation, output=output, action=action, answer=answer)
-
-    def _observation(
-        self, obs: Tensor, *, reset: Tensor, last_reward: Tensor, last_action: Tensor
-    ) -> Observation:
-        """What the policy reads next, made of CPU tensors [B, ...]."""
-        beside = [reset, last_reward, last_action]
-        if self.device.type != "cpu":
-            if self._parcels is None:
-                self._parcels = Parcel([obs], self.device), Parcel(beside, self.device)
-            of_obs, of_beside = self._parcels
-            (obs,), beside = of_obs.send([obs]), of_beside.send(beside)
-        obs, reset, last_reward, last_action = (x.unsqueeze(0) for x in (obs, *beside))
-        return Observation(obs=obs, reset=reset, last_reward=last_reward, last_action=last_action)
 
     def _answer(self, call: Callable[..., Answer], *given: NDArray[Any]) -> Answer:
         """What the environment answers. RuntimeError where it asks to end the process: that would

@@ -124,4 +124,4 @@ class TrainConfig(RunConfig, PolicyConfig):
         return self.env.guessed_speed()
 
 
-AGENTS: Registry[RunConfig] = Registry("agent")
+AGENTS: Registry[RunConfig] = Registry("agent", "fwp_rl.agents")

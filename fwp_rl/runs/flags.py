@@ -95,7 +95,7 @@ def _where(config: RunConfig, flag: str, value: str) -> str:
     if not option:
         if value in registry:
             return f"Choose the {registry.kind} with {section}:{canonical(value)}"
-        hint = suggestion(value, registry)
+        hint = suggestion(value, registry.names())
         return f"Choose the {registry.kind} with {section}:NAME. {hint}".strip()
     field = option.removeprefix("no-").replace("-", "_")
     owners = [

@@ -15,6 +15,7 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ from fwp_rl.runs.tensors import (
 )
 from fwp_rl.types import EnvSpec, Observation
 
-__all__ = ["SavedPolicy", "load_policy", "load_saved", "save_policy", "saved_step"]
+__all__ = ["SavedPolicy", "load_env", "load_policy", "load_saved", "save_policy", "saved_step"]
 
 CONFIG = "config.json"
 
@@ -62,15 +63,33 @@ MOST_STATE = 1 << 25
 config may ask of the probe without a weight for it."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, slots=True)
+class _Environment:
+    """The config of an environment, as a policy folder has it."""
+
+    fields: Mapping[str, Any]
+    source: Path
+
+    def config(self) -> EnvConfig:
+        return env_config_from_dict(self.fields, source=f"{self.source}: env")
+
+
+@dataclass(frozen=True, kw_only=True)
 class SavedPolicy:
     """A policy, on the CPU and in eval mode, and what it was trained on."""
 
     policy: Policy
-    env: EnvConfig
     metadata: dict[str, Any]
     path: Path
     """The folder that holds the weights."""
+    environment: _Environment
+    """What it was trained on, as it was written down."""
+
+    @cached_property
+    def env(self) -> EnvConfig:
+        """The config of what it was trained on, which the policy itself does not need: ConfigError
+        where this process does not have that environment."""
+        return self.environment.config()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,7 +98,7 @@ class _Description:
 
     policy: PolicyConfig
     spec: EnvSpec
-    env: EnvConfig
+    environment: _Environment
     metadata: dict[str, Any]
     probe: Probe
     source: Path
@@ -112,7 +131,12 @@ class _Description:
         except (RuntimeError, MemoryError) as error:
             raise self._failed("describes a network that cannot be built", error) from None
         load_tensors(policy, weights, source=str(path))
-        return SavedPolicy(policy=policy.eval(), env=self.env, metadata=self.metadata, path=path)
+        return SavedPolicy(
+            policy=policy.eval(),
+            metadata=self.metadata,
+            path=path,
+            environment=self.environment,
+        )
 
     def check_probe(self, policy: Policy, folder: Path) -> None:
         """CheckpointError where the network does not answer as the one that was saved did."""
@@ -192,6 +216,20 @@ def load_saved(path: str | Path) -> SavedPolicy:
     return saved
 
 
+def load_env(path: str | Path) -> EnvConfig:
+    """The config of the environment that the policy at such a path was trained on. Neither weights
+    nor network are looked at. CheckpointError as for ``load_policy``, ConfigError where this
+    process does not have that environment."""
+    path = Path(path)
+    try:
+        is_checkpoint = (path / TRAINER).is_file()
+        folder = _run_of(path) / "policy" if is_checkpoint else policy_folder(path)
+        saved = _saved_config(_open(folder))
+    except OSError as error:
+        raise CheckpointError(f"{named(str(path))}: cannot be read: {error.strerror}") from None
+    return _Environment(saved.env, folder / CONFIG).config()
+
+
 def saved_step(folder: Path) -> int | None:
     """The environment step of a policy folder's weights, without reading them; None where there is
     no such folder, or it does not say."""
@@ -207,12 +245,16 @@ def saved_step(folder: Path) -> int | None:
 def _load_checkpoint(path: Path) -> SavedPolicy:
     """A checkpoint's weights, in the network that its run's policy folder describes."""
     sealed, about = open_checkpoint(path)
-    run = path.absolute().parent.parent
-    description = _describe(_open(run / "policy"))
+    description = _describe(_open(_run_of(path) / "policy"))
     description.check(read_shapes(sealed, POLICY), path)
     saved = description.build(read_tensors(sealed, POLICY), path=path)
     saved.metadata.update(step=about.step, score=about.score)
     return saved
+
+
+def _run_of(checkpoint: Path) -> Path:
+    """The run directory that a checkpoint lies in."""
+    return checkpoint.absolute().parent.parent
 
 
 def _read(folder: Path) -> tuple[_Description, dict[str, Tensor]]:
@@ -227,9 +269,14 @@ def _open(folder: Path) -> SealedFolder:
     return read_folder(folder, kind="policy", expected=(POLICY, CONFIG))
 
 
+def _saved_config(sealed: SealedFolder) -> SavedConfig:
+    source = sealed.path / CONFIG
+    return checked(SavedConfig, parse_json(sealed.read(CONFIG, most=JSON_BYTES), source), source)
+
+
 def _describe(sealed: SealedFolder) -> _Description:
     source = sealed.path / CONFIG
-    config = checked(SavedConfig, parse_json(sealed.read(CONFIG, most=JSON_BYTES), source), source)
+    config = _saved_config(sealed)
     spec = config.spec
     return _Description(
         policy=policy_config_from_dict(config.policy, source=f"{source}: policy"),
@@ -239,7 +286,7 @@ def _describe(sealed: SealedFolder) -> _Description:
             num_actions=spec.num_actions,
             observation_dtype=spec.observation_dtype,
         ),
-        env=env_config_from_dict(config.env, source=f"{source}: env"),
+        environment=_Environment(config.env, source),
         metadata=dict(config.metadata),
         probe=config.probe,
         source=source,

@@ -31,6 +31,7 @@ __all__ = [
     "first_change",
     "load_preset",
     "policy_config_from_dict",
+    "preset_env",
     "task_config_from_dict",
     "unsettled",
 ]
@@ -58,7 +59,9 @@ def config_from_dict(data: Mapping[str, Any], *, source: str) -> RunConfig:
     fields = dict(data)
     agent = fields.pop("agent", None)
     if agent is None:
-        raise ConfigError(f"{source}: agent: is missing, expected one of {', '.join(AGENTS)}")
+        raise ConfigError(
+            f"{source}: agent: is missing, expected one of {', '.join(AGENTS.names())}"
+        )
     return _build(_look_up(AGENTS, agent, f"{source}: agent"), fields, source, "")
 
 
@@ -79,11 +82,26 @@ def task_config_from_dict(data: Mapping[str, Any], *, source: str = "task") -> T
     return config
 
 
+def preset_env(name_or_path: str | Path) -> EnvConfig:
+    """The environment of an agent's preset, or of a run's config.yaml, whichever agent it is of.
+    ConfigError for one of a sequence task, which has none."""
+    path = preset_path(name_or_path)
+    fields = read_yaml(path)
+    if "task" in fields:
+        raise ConfigError(f"{path}: is of a sequence task, which has no environment")
+    return _env(fields.get("env", {}), str(path))
+
+
+def _env(data: Any, source: str) -> EnvConfig:
+    """The section ``env`` of a training config."""
+    env: EnvConfig = _build_section(ENVS, type(TrainConfig().env), data, source, "env.")
+    return env
+
+
 def unsettled(fields: Mapping[str, Any], *, source: str) -> dict[str, Any]:
     """The fields of a training config, with None for each rule of its environment that is as the
     environment's protocol has it: ready for another protocol to be laid over them."""
-    default = type(TrainConfig().env)
-    env: EnvConfig = _build_section(ENVS, default, fields["env"], source, "env.")
+    env = _env(fields["env"], source)
     return {**fields, "env": config_to_dict(env, settled=False)}
 
 
@@ -218,7 +236,7 @@ def _build_section(
     name = fields.pop("name", None)
     if name is None and default is None:
         raise ConfigError(
-            f"{source}: {path}name: is missing, expected one of {', '.join(registry)}"
+            f"{source}: {path}name: is missing, expected one of {', '.join(registry.names())}"
         )
     cls = default if name is None else _look_up(registry, name, f"{source}: {path}name")
     return _build(cls, fields, source, path)  # type: ignore[arg-type]  # one of the two is not None

@@ -131,4 +131,4 @@ class SymbolTaskConfig(TaskConfig):
     """Features of a symbol, the core's input."""
 
 
-TASKS: Registry[TaskConfig] = Registry("task")
+TASKS: Registry[TaskConfig] = Registry("task", "fwp_rl.tasks")

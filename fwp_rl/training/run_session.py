@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from fwp_rl.cores import CORES
+from fwp_rl.imports import import_flags
 from fwp_rl.machine import choose_device, keep_freed_memory, limit_threads
 from fwp_rl.rl.collector import Stopwatch
 from fwp_rl.runs.checkpoint import save_checkpoint
@@ -307,6 +308,7 @@ class RunSession:
             with suppress(OSError):
                 print(
                     f"Stopped at step {self.step:,}. Go on with: fwp-rl train --resume {self.path}"
+                    + import_flags()
                 )
             if self._stop.exit_code == 130:
                 raise KeyboardInterrupt from None
@@ -355,7 +357,7 @@ class RunSession:
         return RunError(
             f"{self.path}: {FAILED_SAVES} checkpoints in a row could not be written "
             f"({_reason(error)}). The older ones are as they were; mend the disk, then go on with "
-            f"fwp-rl train --resume {self.path}"
+            f"fwp-rl train --resume {self.path}{import_flags()}"
         )
 
     def _write_status(self, state: RunState) -> None:

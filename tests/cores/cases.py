@@ -4,14 +4,23 @@ import dataclasses
 from typing import Any
 
 import pytest
-import torch
-from torch import Tensor
 
-from fwp_rl.cores import CORES, Core, CoreConfig, build_core
-from fwp_rl.types import State
+from fwp_rl.cores import CORES, CoreConfig
+from fwp_rl.testing.cores import COLUMNS, INPUT_SIZE, STEPS, make, with_resets
 
-INPUT_SIZE = 11
-STEPS, COLUMNS = 9, 4
+__all__ = [
+    "CASES",
+    "COLUMNS",
+    "INPUT_SIZE",
+    "MEMORIES",
+    "SMALL",
+    "STEPS",
+    "every_core",
+    "every_memory",
+    "make",
+    "small",
+    "with_resets",
+]
 
 SMALL: dict[str, Any] = {
     "layers": 2,
@@ -56,21 +65,3 @@ every_core = pytest.mark.parametrize("config", CASES.values(), ids=CASES)
 NO_MEMORY = ("feedforward", "srwm-updates=False")
 MEMORIES = {name: config for name, config in CASES.items() if name not in NO_MEMORY}
 every_memory = pytest.mark.parametrize("config", MEMORIES.values(), ids=MEMORIES)
-
-
-def make(config: CoreConfig) -> tuple[Core, Tensor, State, Tensor]:
-    """A core, T steps of input, a state that it is in after others, and no resets."""
-    torch.manual_seed(3)
-    core = build_core(config, INPUT_SIZE)
-    earlier, x = torch.randn(2, STEPS, COLUMNS, INPUT_SIZE)
-    reset = torch.zeros(STEPS, COLUMNS, dtype=torch.bool)
-    with torch.no_grad():
-        _, state = core(earlier, core.initial_state(COLUMNS), reset)
-    return core, x, state, reset
-
-
-def with_resets(reset: Tensor) -> Tensor:
-    """Resets at the first, a middle and the last step, of one column twice, of another never."""
-    reset = reset.clone()
-    reset[0, 0] = reset[4, 1] = reset[4, 2] = reset[6, 1] = reset[-1, 2] = True
-    return reset

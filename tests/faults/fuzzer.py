@@ -123,9 +123,9 @@ def readers(run: Path) -> dict[str, tuple[Path, Callable[[], object]]]:
         "preset": (run / "fuzzed.yaml", lambda: load_preset(run / "fuzzed.yaml")),
         "grid": (run / "grid.yaml", lambda: load_grid(run / "grid.yaml")),
         "config.yaml": (directory.config, lambda: (load_preset(directory.config), report())),
-        "policy/config.json": (run / "policy/config.json", lambda: load_saved(run)),
-        "policy/manifest.json": (run / "policy/manifest.json", lambda: load_saved(run)),
-        "policy weights": (run / "policy/policy.safetensors", lambda: load_saved(run)),
+        "policy/config.json": (run / "policy/config.json", lambda: load_saved(run).env),
+        "policy/manifest.json": (run / "policy/manifest.json", lambda: load_saved(run).env),
+        "policy weights": (run / "policy/policy.safetensors", lambda: load_saved(run).env),
         "manifest.json": (
             checkpoint / "manifest.json",
             lambda: (newest_good(directory.checkpoints, warn=quiet), load_saved(checkpoint)),

@@ -212,7 +212,7 @@ def test_bootstrap_leaves_the_state_alone() -> None:
 
 def test_greedy_and_sampled_actions() -> None:
     actor = make_actor(FeedforwardConfig())
-    actor.greedy = True
+    actor.acting.greedy = True
     step = actor.step()
     assert (step.action == step.output.logits[0].argmax(-1)).all()
     again = [make_actor(FeedforwardConfig()) for _ in range(2)]
