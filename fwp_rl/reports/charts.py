@@ -14,6 +14,8 @@ from fwp_rl.reports.statistics import Profile
 __all__ = ["chart_of_curves", "chart_of_profiles"]
 
 Chart = dict[str, Any]
+"""``panels``, ``styles``, ``whole``: x counts from 0 in whole numbers, ``rest``: where values are
+read while nobody points; None: at the end of each series."""
 Floats = NDArray[np.float64]
 
 _DASHES = {"-": "", "--": "7 4", ":": "2 3"}
@@ -35,7 +37,7 @@ def chart_of_curves(
             for label, c in by_label.items()
         ]
         panels.append({"title": task, "x": x, "y": y, "series": series})
-    return {"panels": panels, "styles": _styles(styles), "whole": True}
+    return {"panels": panels, "styles": _styles(styles), "whole": True, "rest": None}
 
 
 def chart_of_profiles(profiles: Mapping[str, Profile], styles: Styles) -> Chart:
@@ -45,7 +47,8 @@ def chart_of_profiles(profiles: Mapping[str, Profile], styles: Styles) -> Chart:
         edges = None if p.low is None or p.high is None else (p.low, p.high)
         series.append(_series(label, p.thresholds, p.value, edges, ""))
     panel = {"title": "", "x": "normalised score τ", "y": "fraction of runs above τ"}
-    return {"panels": [panel | {"series": series}], "styles": _styles(styles), "whole": False}
+    panels = [panel | {"series": series}]
+    return {"panels": panels, "styles": _styles(styles), "whole": False, "rest": 0.5}
 
 
 def _series(

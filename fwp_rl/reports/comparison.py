@@ -100,8 +100,6 @@ def compare(records: Records) -> Comparison:
         aggregates = {label: aggregate(of_label) for label, of_label in scores.items()}
         levels = _levels(scores)
         profiles = {label: performance_profile(s, levels) for label, s in scores.items()}
-    elif any(run.score is not None for run in records.runs):
-        notes.append("There is nothing to compare over tasks.")
     return Comparison(
         curves=curves,
         scores=scores,
@@ -170,7 +168,7 @@ def _normalized(records: Records) -> tuple[dict[str, Scores], list[str]]:
         notes.append(
             f"Without known bounds, and so left out of comparisons over tasks: {_list(without)}."
         )
-    everywhere = [task for task in records.tasks if all(task in s for s in found.values())]
+    everywhere = [t for t in records.tasks if found and all(t in s for s in found.values())]
     partial = [
         t for t in records.tasks if t not in everywhere and any(t in s for s in found.values())
     ]
@@ -179,8 +177,6 @@ def _normalized(records: Records) -> tuple[dict[str, Scores], list[str]]:
             "Not run by every variant, and so left out of comparisons over tasks: "
             f"{_list(partial)}."
         )
-    if not found or not everywhere:
-        return {}, notes
     return {label: {task: s[task] for task in everywhere} for label, s in found.items()}, notes
 
 

@@ -28,6 +28,8 @@ _SPEAK = ("agent", *(f"{section}.name" for section in _SECTIONS))
 _TASK_AXES = re.compile(r"task|game|games|preset|env(\..*)?")
 _PREFERRED = ("core.name", "agent", "core.", "encoder.", "env.", "task.")
 """Which fields tell groups apart, where several do it equally well."""
+_LAST = "total_steps"
+"""What tells groups apart only where nothing else does."""
 _ABSENT = object()
 """The value of a field that a config does not have."""
 _TOLD = 3
@@ -93,8 +95,11 @@ def _told_apart(runs: Sequence[Groupable]) -> list[str]:
         kinds = list({repr(sorted(config.items())): config for config in configs}.values())
         fields = _fewest(kinds)
         usual = {name: _usual([kind.get(name, _ABSENT) for kind in kinds]) for name in fields}
+        others = [name for name in fields if name != _LAST]
+        alike = Counter(_values(kind, others) for kind in kinds)
         for index, config in zip(members, configs, strict=True):
-            told = [name for name in fields if repr(config.get(name, _ABSENT)) != usual[name]]
+            known = others if alike[_values(config, others)] == 1 else fields
+            told = [name for name in known if repr(config.get(name, _ABSENT)) != usual[name]]
             words = _words(config, told, absent=True)
             labels[index] += plain(f" ({', '.join(words)})") if words else ""
     return labels
@@ -117,16 +122,20 @@ def _fewest(kinds: Sequence[Mapping[str, Any]]) -> list[str]:
     names = sorted(dict.fromkeys(name for kind in kinds for name in kind), key=_rank)
 
     def parts(fields: Sequence[str]) -> int:
-        return len({tuple(repr(kind.get(name, _ABSENT)) for name in fields) for kind in kinds})
+        return len({_values(kind, fields) for kind in kinds})
 
     chosen: list[str] = []
-    for some in ([name for name in names if name != "total_steps"], ["total_steps"]):
+    for some in ([name for name in names if name != _LAST], [_LAST]):
         while (apart := parts(chosen)) < len(kinds):
             best = max(some, key=lambda name: parts([*chosen, name]))
             if parts([*chosen, best]) == apart:
                 break
             chosen.append(best)
     return chosen
+
+
+def _values(config: Mapping[str, Any], fields: Sequence[str]) -> tuple[str, ...]:
+    return tuple(repr(config.get(name, _ABSENT)) for name in fields)
 
 
 def _rank(name: str) -> int:

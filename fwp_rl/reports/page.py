@@ -47,7 +47,7 @@ __all__ = ["write_report"]
 CLIP_BYTES = 4_000_000
 """A longer clip stays outside the page, which links to it."""
 LONG_TABLE = 24
-"""Rows of a table that stands open on the page, at most."""
+"""Rows of a table that stands open on the page, at most; that of scores always does."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -79,7 +79,7 @@
     const ends = { low: Math.min(...data.series.map((s) => s.from)), high: Math.max(...data.series.map((s) => s.to)) };
     if (chart.whole) ends.low = Math.min(0, ends.low);
     if (ends.high <= ends.low) ends.high = ends.low + 1;
-    let cursor = null; // null: at the end of each series
+    let cursor = chart.rest; // null: at the end of each series
     let scale = null;
 
     function read() {
@@ -124,7 +124,7 @@
       let [low, high] = [Math.min(...all), Math.max(...all)];
       const room = high > low ? 0.05 * (high - low) : Math.max(0.5, Math.abs(low) * 0.05);
       [low, high] = [low - room, high + room];
-      const levels = ticks(low, high, 5, false);
+      const levels = ticks(low, high, 6, false);
       const names = labels(levels);
       const left = 14 + 7 * Math.max(...names.map((name) => name.length));
       const right = 14, top = 8, bottom = height - 40;
@@ -160,13 +160,13 @@
     }
     svg.addEventListener("pointermove", point);
     svg.addEventListener("pointerdown", point);
-    svg.addEventListener("pointerleave", (event) => { if (event.pointerType === "mouse") to(null); });
+    svg.addEventListener("pointerleave", (event) => { if (event.pointerType === "mouse") to(chart.rest); });
     svg.addEventListener("keydown", (event) => {
       const step = (ends.high - ends.low) / 50;
       if (event.key in KEYS) to((cursor ?? ends.high) + KEYS[event.key] * step);
       else if (event.key === "Home") to(ends.low);
       else if (event.key === "End") to(ends.high);
-      else if (event.key === "Escape") to(null);
+      else if (event.key === "Escape") to(chart.rest);
       else return;
       event.preventDefault();
     });

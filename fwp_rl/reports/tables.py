@@ -119,11 +119,12 @@ def spread(values: Sequence[float]) -> tuple[int, float, float | None, float | N
 
 def spread_columns(value: str, form: str) -> list[Column]:
     """How a page shows ``SPREAD``; ``value`` is the title of the mean."""
+    between = span("lowest", "highest", "range", form)
     return [
         number("n", "runs"),
         number("value", value, form),
         span("low", "high", "95 % interval", form),
-        span("lowest", "highest", "range", form),
+        Column("range", lambda row: Cell("") if row["n"] == 1 else between.cell(row)),
     ]
 
 

@@ -15,8 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fwp_rl.cli import main
-from fwp_rl.reports.comparison import Band
-from fwp_rl.reports.latex import escaped
+from fwp_rl.reports import comparison_tables, tables
+from fwp_rl.reports.charts import chart_of_curves
+from fwp_rl.reports.comparison import Band, compare
+from fwp_rl.reports.figures import Styles
+from fwp_rl.reports.latex import escaped, scores_latex
 from fwp_rl.reports.page import write_report
 from fwp_rl.reports.records import read_records
 from fwp_rl.reports.statistics import MIN_RUNS, aggregate, mean_interval
@@ -112,13 +115,13 @@ def test_the_curves_are_means_over_the_runs(folder: Path) -> None:
         assert float(row["low"]) <= float(row["value"]) <= float(row["high"])
 
 
-def test_a_band_is_the_range_or_the_interval(folder: Path, tmp_path: Path) -> None:
+def test_a_band_is_the_range_or_the_interval(folder: Path) -> None:
     records = read_records([folder.parent / "runs"])
+    curves, styles = compare(records).curves, Styles(records.labels)
     edges: dict[Band, set[tuple[float, float]]] = {"range": set(), "interval": set()}
     for band, found in edges.items():
-        path = write_report(records, tmp_path / band, title="t", band=band)
-        (text,) = re.findall(r'id="data-curves">(.*?)</script>', path.read_text())
-        for series in json.loads(text)["panels"][0]["series"]:
+        chart = chart_of_curves(curves, styles, axes_of=records.axes(), band=band)
+        for series in chart["panels"][0]["series"]:
             if series["low"] is not None:
                 found.add((series["low"][-1], series["high"][-1]))
     last = {row["variant"]: row for row in rows(folder, "curves")}  # the last of each
@@ -208,8 +211,7 @@ def test_latex_holds_the_scores(tmp_path: Path, make_run: MakeRun) -> None:
             make_run(core, seed=seed, score=seed / 4, folder=tmp_path / core)
         make_run(core, "Breakout", score=1234.5, folder=tmp_path / core)
     paths = [f"50% & _more_={tmp_path / 'delta_net'}", rf"\input{{x}}={tmp_path / 'lstm'}"]
-    write_report(read_records(paths), tmp_path / "out", title="t")
-    lines = (tmp_path / "out" / "tables" / "scores.tex").read_text().splitlines()
+    lines = scores_latex(tables.scores(read_records(paths))).splitlines()
     assert [line for line in lines if line.startswith("\\") and "rule" in line] == [
         *("\\toprule", "\\midrule", "\\bottomrule")
     ]
@@ -244,17 +246,17 @@ def test_curves_of_a_point_and_short_ones_are_told(tmp_path: Path, make_run: Mak
     with_curve(make_run("gru"))
     with_curve(make_run(seed=2), (100, 1.0), (400, 2.0))
     make_run(seed=3)
-    path = write_report(read_records([tmp_path / "runs"]), tmp_path / "out", title="t")
-    text = Parsed(path.read_text()).text
+    compared = compare(read_records([tmp_path / "runs"]))
+    text = " ".join(compared.notes)
     assert "single point" in text
     assert "Catch-lstm-s1, Catch-lstm-s2" in text
     assert "No learning curve, for nothing was measured yet: Catch-gru-s1" in text
     assert "delta_net on Catch-v0 at step 400 of 1,000" in text
-    curves = rows(tmp_path / "out", "curves")
+    curves = comparison_tables.curves(compared).rows
     assert {row["variant"] for row in curves} == {"delta_net", "lstm"}
     (point,) = [row for row in curves if row["variant"] == "lstm"]
-    got = [float(point[name]) for name in ("step", "value", "lowest", "highest", "n")]
-    assert got == [800.0, 3.0, 2.0, 4.0, 2.0]
+    got = [point[name] for name in ("step", "value", "lowest", "highest", "n")]
+    assert got == [800.0, 3.0, 2.0, 4.0, 2]
 
 
 def test_a_single_score_is_not_aggregated_and_that_is_said(
@@ -315,15 +317,14 @@ def a_task_run(path: Path, seed: int, **test: Any) -> Path:
 def test_a_sequence_tasks_measures_are_numbers_too(tmp_path: Path) -> None:
     for seed in (1, 2):
         a_task_run(tmp_path / f"s{seed}", seed, accuracy=0.5 + seed / 10, accuracy_at_8=None)
-    path = write_report(read_records([tmp_path]), tmp_path / "out", title="t")
-    (score,) = rows(tmp_path / "out", "scores")
+    records = read_records([tmp_path])
+    (score,) = tables.scores(records).rows
     assert [score[name] for name in ("task", "measure", "n", "games_min")] == [
-        *("parity", "accuracy", "2", "")
+        *("parity", "accuracy", 2, None)
     ]
-    assert float(score["value"]) == pytest.approx(0.65)
-    measured = {
-        (r["split"], r["measure"]): float(r["value"]) for r in rows(tmp_path / "out", "measures")
-    }
+    assert score["value"] == pytest.approx(0.65)
+    table = tables.measures(records)
+    assert table is not None
+    measured = {(row["split"], row["measure"]): row["value"] for row in table.rows}
     assert measured == pytest.approx({("test", "accuracy"): 0.65, ("validation", "accuracy"): 0.5})
-    assert rows(tmp_path / "out", "curves")[-1]["value"] == "0.5"
-    assert "Measures of sequence tasks" in Parsed(path.read_text()).text
+    assert comparison_tables.curves(compare(records)).rows[-1]["value"] == 0.5
