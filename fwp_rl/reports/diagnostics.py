@@ -17,9 +17,9 @@ import numpy as np
 
 from fwp_rl.config import ConfigError
 from fwp_rl.reports.figures import LIGHT, Draw, Theme, draw
+from fwp_rl.reports.groups import compared
 from fwp_rl.reports.heatmap import SEQUENTIAL, colours
 from fwp_rl.reports.plots import new_figure
-from fwp_rl.reports.records import compared
 from fwp_rl.reports.sources import find_runs, no_runs, plain, reason
 from fwp_rl.runs.directory import RunDirectory
 from fwp_rl.runs.files import write_file
@@ -76,9 +76,9 @@ def read_examinations(paths: Sequence[str | Path]) -> tuple[list[Examination], d
     """
     found, skipped = find_runs(paths)
     runs: dict[tuple[str, str, int], Examination] = {}
-    for path, labels in found.items():
+    for path, source in found.items():
         try:
-            run = _examination(RunDirectory(path), labels)
+            run = _examination(RunDirectory(path), source.labels)
             key = (run.core, run.task, run.seed)
             if key in runs:  # a mean over them would be of two experiments
                 raise ConfigError("another run has its core, task and seed")
@@ -213,21 +213,12 @@ def write_page(
     picture = page.with_suffix(".png")
     try:
         page.parent.mkdir(parents=True, exist_ok=True)
-        write_file(picture, draw(_white(figure_heat_map(shown)), "png", LIGHT))
+        write_file(picture, draw(figure_heat_map(shown), ("png",), LIGHT)[0])
         write_file(page, _text(runs, shown, picture.name, skipped or {}).encode())
     except OSError as error:
         raise ConfigError(
             f"{page}: the page cannot be written there ({error.strerror}); name another --output"
         ) from error
-
-
-def _white(figure: Draw) -> Draw:
-    def made(theme: Theme) -> Any:
-        result = figure(theme)
-        result.patch.set(alpha=1.0, facecolor="white")
-        return result
-
-    return made
 
 
 def _text(

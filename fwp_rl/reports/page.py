@@ -1,27 +1,33 @@
 """The report: one HTML page that needs nothing beside it, and its figures and tables as files.
 
-DIR/report.html        figures, tables and clips inside; no request leaves it
-DIR/figures/*.png,svg
-DIR/tables/*.csv
+DIR/report.html                 charts, figures, tables and clips inside; no request leaves it
+DIR/report.json                 all numbers, notes, and the configs of the runs
+DIR/tables/*.csv, *.tex         numbers in full; tables for a paper
+DIR/figures/*.png, *.svg        as wide as a paper's text
+DIR/figures/*.pdf, *_column.pdf  the same, and as wide as one of two columns
 """
 
 import base64
-import csv
-import io
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from fwp_rl import __version__
 from fwp_rl.config import ConfigError
-from fwp_rl.reports import tables
+from fwp_rl.reports import comparison_tables, tables
+from fwp_rl.reports.charts import Chart, chart_of_curves, chart_of_profiles
+from fwp_rl.reports.comparison import Band, Comparison, compare
 from fwp_rl.reports.figures import (
+    COLUMN,
     DARK,
     LIGHT,
+    TEXT,
     Draw,
+    Layout,
     Styles,
     draw,
     figure_aggregates,
@@ -29,35 +35,35 @@ from fwp_rl.reports.figures import (
     figure_improvement,
     figure_profiles,
 )
-from fwp_rl.reports.plots import moving_average
+from fwp_rl.reports.latex import aggregates_latex, scores_latex
 from fwp_rl.reports.records import Records
 from fwp_rl.reports.sources import plain
-from fwp_rl.reports.statistics import (
-    Scores,
-    aggregate,
-    normalized_score,
-    performance_profile,
-    probability_of_improvement,
-    why_no_interval,
-)
-from fwp_rl.reports.tables import Table
+from fwp_rl.reports.table import Table, to_csv
 from fwp_rl.runs.files import write_file
+from fwp_rl.runs.presets import config_to_dict
 
 __all__ = ["write_report"]
 
 CLIP_BYTES = 4_000_000
 """A longer clip stays outside the page, which links to it."""
+LONG_TABLE = 24
+"""Rows of a table that stands open on the page, at most; that of scores always does."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Figure:
-    """A figure, ready for the page: data URIs for light and dark."""
+    """A figure of the page: a chart that the page draws, or pictures for a wide and for a narrow
+    screen, light and dark, as data URIs; of a chart one, for readers without scripts.
+
+    table  name of the CSV file that has its numbers
+    """
 
     name: str
     title: str
     caption: str
-    light: str
-    dark: str
+    table: str
+    pictures: Mapping[str, str]
+    chart: Chart | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,17 +82,44 @@ class _Page:
     folder: Path
     figures: list[Figure] = field(default_factory=list)
 
-    def add(self, name: str, title: str, caption: str, figure: Draw) -> None:
+    def add(
+        self,
+        name: str,
+        title: str,
+        caption: str,
+        figure: Callable[[Layout], Draw],
+        chart: Chart | None = None,
+    ) -> None:
         """Write a figure's files and keep it for the page."""
-        write_file(self.folder / "figures" / f"{name}.png", draw(_opaque(figure), "png", LIGHT))
-        svg = {theme.name: draw(figure, "svg", theme) for theme in (LIGHT, DARK)}
-        write_file(self.folder / "figures" / f"{name}.svg", svg["light"])
-        uris = {theme: _data_uri("image/svg+xml", file) for theme, file in svg.items()}
-        self.figures.append(Figure(name=name, title=title, caption=caption, **uris))
+        wide, narrow = figure(TEXT), figure(COLUMN)
+        png, svg, pdf = draw(wide, ("png", "svg", "pdf"), LIGHT)
+        column_pdf, column_svg = draw(narrow, ("pdf", "svg"), LIGHT)
+        files = {".png": png, ".svg": svg, ".pdf": pdf, "_column.pdf": column_pdf}
+        for end, content in files.items():
+            write_file(self.folder / "figures" / f"{name}{end}", content)
+        if chart is None:
+            pictures = {"wide_light": svg, "narrow_light": column_svg}
+            pictures |= {"wide_dark": draw(wide, ("svg",), DARK)[0]}
+            pictures |= {"narrow_dark": draw(narrow, ("svg",), DARK)[0]}
+            uris = {where: _data_uri("image/svg+xml", file) for where, file in pictures.items()}
+        else:
+            uris = {"alone": _data_uri("image/png", png)}
+        self.figures.append(
+            Figure(
+                name=name,
+                title=title,
+                caption=caption,
+                table=name,
+                pictures=uris,
+                chart=chart,
+            )
+        )
 
 
-def write_report(records: Records, folder: Path, *, title: str) -> Path:
+def write_report(records: Records, folder: Path, *, title: str, band: Band = "range") -> Path:
     """Write the page, its figures and its tables; returns the page's path.
+
+    band  around learning curves
 
     ConfigError where the folder cannot be written. ImportError where matplotlib or jinja2 is
     missing (extra ``reports``).
@@ -95,7 +128,7 @@ def write_report(records: Records, folder: Path, *, title: str) -> Path:
     try:
         for name in ("figures", "tables"):
             (folder / name).mkdir(parents=True, exist_ok=True)
-        return _write(template, records, folder, title)
+        return _write(template, records, folder, title, band)
     except OSError as error:
         raise ConfigError(
             f"{folder}: the report cannot be written there ({error.strerror}); name another folder "
@@ -103,130 +136,129 @@ def write_report(records: Records, folder: Path, *, title: str) -> Path:
         ) from error
 
 
-def _write(template: Any, records: Records, folder: Path, title: str) -> Path:
+def _write(template: Any, records: Records, folder: Path, title: str, band: Band) -> Path:
+    compared = compare(records)
     page = _Page(folder=folder)
-    styles = Styles(records.labels)
-    page.add(
-        "curves",
-        "Learning curves",
-        "Return of recent training games, or a sequence task's measure on its validation split: "
-        "the mean over seeds, and the range from the lowest seed to the highest.",
-        figure_curves(_curves(records), styles, axes_of=records.axes()),
-    )
-    notes = _compare(records, page, styles)
-    shown = [
-        tables.what_was_run(records),
-        tables.differences(records),
+    _figures(records, compared, page, band)
+    _remove_other_figures(page)
+    made = datetime.now(UTC)
+    every = [
         tables.scores(records),
-        *filter(None, [tables.published(records)]),
+        comparison_tables.aggregates(compared),
+        comparison_tables.improvement(compared),
+        *filter(None, [tables.published(records), tables.measures(records)]),
         tables.costs(records),
+        tables.differences(records),
+        tables.what_was_run(records),
         tables.runs(records, folder),
+        comparison_tables.curves(compared),
+        comparison_tables.profiles(compared),
     ]
-    for table in shown:
-        write_file(folder / "tables" / f"{table.name}.csv", _csv(table))
+    _write_tables(every, folder)
+    about = {"schema": 1, "title": plain(title), "made": made.isoformat(timespec="seconds")}
+    write_file(folder / "report.json", _json(about, records, compared, every))
+    script = _asset("report.js")
     text = template.render(
         title=plain(title),
-        made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        made=made.strftime("%Y-%m-%d %H:%M UTC"),
         version=__version__,
         records=records,
         figures=page.figures,
-        tables=shown,
-        notes=notes,
+        tables=[table for table in every if table.rows and table.columns],
+        long_table=LONG_TABLE,
+        notes=compared.notes,
         clips=_clips(records, folder),
+        script=script,
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
     path = folder / "report.html"
     write_file(path, text.encode("utf-8", "replace"))
     return path
 
 
-def _compare(records: Records, page: _Page, styles: Styles) -> list[str]:
-    """The figures over all tasks; returns what has to be said of them."""
-    scores, notes = _normalized(records)
-    if not scores:
-        return [*notes, "No run has a normalised score, so there is nothing to compare over tasks."]
-    reasons = [reason for of_label in scores.values() if (reason := why_no_interval(of_label))]
-    if reasons:
-        notes.append(reasons[0])
-    bands = "" if reasons else " Bars and bands: 95 % stratified-bootstrap intervals."
-    page.add(
-        "aggregates",
-        "Over all tasks",
-        "Scores are normalised: 0 and 1 are a random player and a human on Atari, elsewhere the "
-        f"bounds that the task states.{bands}",
-        figure_aggregates({label: aggregate(s) for label, s in scores.items()}, styles),
-    )
-    top = max(float(np.max(np.asarray(v))) for s in scores.values() for v in s.values())
-    levels = np.linspace(0, max(1.0, top), 101)
-    page.add(
-        "profiles",
-        "Performance profiles",
-        "Fraction of runs, over all tasks, that score more than τ: the higher the better.",
-        figure_profiles(
-            {label: performance_profile(s, levels) for label, s in scores.items()}, styles
-        ),
-    )
-    shared = [task for task in records.tasks if all(task in s for s in scores.values())]
-    if len(scores) > 1 and shared:
-        common = {label: {task: s[task] for task in shared} for label, s in scores.items()}
+def _figures(records: Records, compared: Comparison, page: _Page, band: Band) -> None:
+    """Those that the runs have something to show in."""
+    styles, axes_of = Styles(records.labels), records.axes()
+    bands = {
+        "range": "the range from the lowest run to the highest",
+        "interval": "its 95 % interval, where there are 5 runs",
+    }
+    if compared.curves:
+        page.add(
+            "curves",
+            "Learning curves",
+            "Return of recent training games, or a sequence task's measure on its validation "
+            f"split: the mean over runs, and {bands[band]}.",
+            lambda layout: figure_curves(
+                compared.curves, styles, layout, axes_of=axes_of, band=band
+            ),
+            chart_of_curves(compared.curves, styles, axes_of=axes_of, band=band),
+        )
+    if compared.aggregates:
+        page.add(
+            "aggregates",
+            "Over all tasks",
+            "Scores are normalised: 0 and 1 are a random player and a human on Atari, elsewhere "
+            "the bounds that the task states. Bars: 95 % stratified-bootstrap intervals, where "
+            "every task has 5 runs.",
+            lambda layout: figure_aggregates(compared.aggregates, styles, layout),
+        )
+        page.add(
+            "profiles",
+            "Performance profiles",
+            "Fraction of runs, over all tasks, that score more than τ: the higher the better.",
+            lambda layout: figure_profiles(compared.profiles, styles, layout),
+            chart_of_profiles(compared.profiles, styles),
+        )
+    if compared.improvement:
         page.add(
             "improvement",
             "Probability of improvement",
             "How probable it is that a run of the row scores more than a run of the column, on a "
             "task drawn at random; ties count one half.",
-            figure_improvement(
-                {
-                    a: {
-                        b: probability_of_improvement(common[a], common[b])
-                        for b in common
-                        if b != a
-                    }
-                    for a in common
-                }
-            ),
+            lambda layout: figure_improvement(compared.improvement, layout),
         )
-    return notes
 
 
-def _normalized(records: Records) -> tuple[dict[str, Scores], list[str]]:
-    """Label → task → normalised scores, for the tasks that every label has; and what to say."""
-    found: dict[str, dict[str, list[float]]] = {}
-    without, unscored = set(), []
-    for run in records.runs:
-        if run.score is None:
-            unscored.append(plain(run.path.name))
-            continue
-        value = normalized_score(run.config, run.score.mean)
-        if value is None:
-            without.add(run.task)
-        else:
-            found.setdefault(run.label, {}).setdefault(run.task, []).append(value)
-    notes = []
-    if unscored:
-        notes.append(
-            f"{len(unscored)} runs have no evaluation of their last checkpoint and no score: "
-            f"{', '.join(unscored[:5])}{', …' if len(unscored) > 5 else ''}."
-        )
-    if without:
-        notes.append(f"Without known bounds, and so left out of comparisons: {', '.join(without)}.")
-    everywhere = [task for task in records.tasks if all(task in s for s in found.values())]
-    partial = {task for s in found.values() for task in s} - set(everywhere)
-    if partial:
-        notes.append(
-            f"Not run by all, and so left out of comparisons: {', '.join(sorted(partial))}."
-        )
-    if not everywhere:
-        return {}, notes
-    return {label: {task: s[task] for task in everywhere} for label, s in found.items()}, notes
+def _remove_other_figures(page: _Page) -> None:
+    """Files of an earlier report whose figure has nothing to show now."""
+    made = {figure.name for figure in page.figures}
+    for name in ("curves", "aggregates", "profiles", "improvement"):
+        for end in (".png", ".svg", ".pdf", "_column.pdf"):
+            if name not in made:
+                (page.folder / "figures" / f"{name}{end}").unlink(missing_ok=True)
 
 
-def _curves(records: Records) -> dict[str, dict[str, list[tuple[Any, Any]]]]:
-    curves: dict[str, dict[str, list[tuple[Any, Any]]]] = {}
-    for run in records.runs:
-        steps, returns = run.curve
-        if len(steps):
-            returns = moving_average(returns, max(1, len(returns) // 20))
-        curves.setdefault(run.task, {}).setdefault(run.label, []).append((steps, returns))
-    return curves
+def _write_tables(every: Sequence[Table], folder: Path) -> None:
+    """Every table as CSV, and two of them as LaTeX; those of an earlier report that have no rows
+    now are gone."""
+    latex = {"scores": scores_latex, "aggregates": aggregates_latex}
+    for table in every:
+        files = {"csv": to_csv(table)}
+        if table.name in latex:
+            files["tex"] = latex[table.name](table).encode("utf-8", "replace")
+        for suffix, content in files.items():
+            file = folder / "tables" / f"{table.name}.{suffix}"
+            if table.rows:
+                write_file(file, content)
+            else:
+                file.unlink(missing_ok=True)
+
+
+def _json(
+    about: Mapping[str, Any], records: Records, compared: Comparison, every: Sequence[Table]
+) -> bytes:
+    """All numbers of a report, table by table, and the configs of the runs in the order of the
+    table ``runs``."""
+    content = {
+        **about,
+        "fwp_rl": __version__,
+        "notes": list(compared.notes),
+        "left_out": records.skipped,
+        "tables": {table.name: table.rows for table in every},
+        "configs": [config_to_dict(run.config) for run in records.runs],
+    }
+    return json.dumps(content, indent=1, allow_nan=False).encode()
 
 
 def _clips(records: Records, folder: Path) -> list[Clip]:
@@ -248,27 +280,12 @@ def _clips(records: Records, folder: Path) -> list[Clip]:
     return clips
 
 
-def _opaque(figure: Draw) -> Draw:
-    """For files of their own: a white background, whatever shows them."""
-
-    def made(theme: Any) -> Any:
-        result = figure(theme)
-        result.patch.set(alpha=1.0, facecolor="white")
-        return result
-
-    return made
-
-
-def _csv(table: Table) -> bytes:
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(table.columns)
-    writer.writerows([cell.text for cell in row] for row in table.rows)
-    return out.getvalue().encode("utf-8", "replace")
-
-
 def _data_uri(kind: str, data: bytes) -> str:
     return f"data:{kind};base64,{base64.b64encode(data).decode()}"
+
+
+def _asset(name: str) -> str:
+    return (Path(__file__).parent / name).read_text(encoding="utf-8")
 
 
 def _template() -> Any:
@@ -278,6 +295,5 @@ def _template() -> Any:
         raise ImportError(
             "reports need jinja2: pip install 'fwp-rl[reports]'", name="jinja2"
         ) from error
-    source = (Path(__file__).parent / "report.html").read_text(encoding="utf-8")
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    return environment.from_string(source)
+    return environment.from_string(_asset("report.html"))

@@ -214,17 +214,16 @@ def new_figure(size: tuple[float, float]) -> Any:
 
 def plain_texts() -> AbstractContextManager[object]:
     """Where a picture is drawn: names are text, though they may hold two dollar signs, between
-    which matplotlib would expect a formula."""
+    which matplotlib would expect a formula. PDF embeds fonts as TrueType (type 42): publishers
+    refuse type 3."""
     import matplotlib
 
-    return matplotlib.rc_context({"text.parse_math": False})
+    return matplotlib.rc_context({"text.parse_math": False, "pdf.fonttype": 42})
 
 
 def curve_points(rows: Sequence[Mapping[str, float]], metric: str) -> tuple[Floats, Floats]:
-    """Steps, and the metric's values at those where it is finite."""
-    points = [
-        (row["step"], row[metric]) for row in rows if math.isfinite(row.get(metric, math.nan))
-    ]
+    """Steps, and the metric's values at those where it is a number that can be computed with."""
+    points = [(row["step"], row[metric]) for row in rows if abs(row.get(metric, math.nan)) < 1e300]
     steps, values = np.array(points, dtype=np.float64).reshape(-1, 2).T
     return steps, values
 

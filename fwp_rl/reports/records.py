@@ -6,32 +6,28 @@ another hand has put into a run's files is taken for text and numbers, or not at
 """
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from fwp_rl.ablation.layout import says_little
-from fwp_rl.cores import CORES
 from fwp_rl.cores.cost import Cost, cost
-from fwp_rl.envs.atari import protocol_in_words
+from fwp_rl.envs.atari import AtariConfig, is_game, protocol_in_words
 from fwp_rl.models.policy import Policy
+from fwp_rl.reports.groups import LONGEST_LABEL, group
 from fwp_rl.reports.plots import CURVE_POINTS, RETURN, VALIDATION, Floats, curve_points
-from fwp_rl.reports.sources import find_runs, no_runs, plain, reason
+from fwp_rl.reports.sources import Source, find_runs, no_runs, plain, reason
 from fwp_rl.runs.config import RunConfig, TrainConfig
 from fwp_rl.runs.directory import RunDirectory
 from fwp_rl.runs.metrics import read_metrics
 from fwp_rl.runs.presets import experiment, load_preset
 from fwp_rl.runs.results import paper_evaluation, score, task_result
+from fwp_rl.runs.schema import TaskResult
 
-__all__ = ["Evaluation", "PaperEvaluation", "Record", "Records", "Size"]
-__all__ += ["compared", "read_records"]
+__all__ = ["Evaluation", "PaperEvaluation", "Record", "Records", "Size", "read_records"]
 
-_TASK_AXES = re.compile(r"task|game|games|preset|env(\..*)?")
 _FILMS = {".mp4": (4, b"ftyp"), ".gif": (0, b"GIF8")}
 """Suffix → what stands in such a file, and where."""
-_LONGEST_LABEL = 200
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,13 +75,16 @@ class Record:
 
     state       as ``RunDirectory.state`` has it
     facts       versions, commit and machine, as name and value
-    label       what is compared: the core, or the labels of an ablation's axes
+    label       what is compared: ``fwp_rl.reports.groups``
+    given       NAME, where its path was given as NAME=PATH
+    axes        its labels in an ablation
     task        what it was trained on
     step        how far it came, and for how many ``seconds`` it trained
     curve       steps and returns of recent games, thinned where there are many
     size        None where it cannot be told before the run has ended
     score       None where its last checkpoint was not evaluated
     paper       None where its last checkpoint was not evaluated as the papers do
+    result      of a sequence task, once it has ended
     """
 
     path: Path
@@ -94,12 +93,15 @@ class Record:
     state: str
     facts: Sequence[tuple[str, str]]
     label: str
+    given: str | None
+    axes: Mapping[str, str]
     task: str
     step: int
     seconds: float
     curve: tuple[Floats, Floats]
     score: Evaluation | None
     paper: PaperEvaluation | None
+    result: TaskResult | None
     video: Path | None
 
     @property
@@ -109,10 +111,12 @@ class Record:
 
 @dataclass(frozen=True, kw_only=True)
 class Records:
-    """The runs, in the order in which they were found, and what was left out and why."""
+    """The runs, in the order in which they were found, what was left out and why, and what has to
+    be said of the groups that they make."""
 
     runs: list[Record]
     skipped: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
     @property
     def labels(self) -> list[str]:
@@ -136,66 +140,66 @@ class Records:
         return [r for r in self.runs if r.label == label and task in (None, r.task)]
 
 
-def read_records(paths: Sequence[str | Path]) -> Records:
-    """The runs at these paths: run directories, ablations, or folders that hold runs.
+def read_records(paths: Sequence[str | Path], *, by: Sequence[str] | None = None) -> Records:
+    """The runs at these paths: run directories, ablations, or folders that hold runs at any depth,
+    each perhaps as NAME=PATH.
 
-    ConfigError where nothing is left to report on.
+    by  fields of configs that make the groups; by default the core, an ablation's labels or NAME
+
+    ConfigError where nothing is left to report on, or no run has such a field.
     """
     found, skipped = find_runs(paths)
     runs = []
     sizes: dict[str, Size | None] = {}
-    for path, labels in found.items():
+    for path, source in found.items():
         try:
-            runs.append(_read(path, labels, sizes))
+            runs.append(_read(path, source, sizes))
         # whatever is wrong with one directory, the others are reported on
         except Exception as error:
             skipped[plain(str(path))] = reason(error, path)
     if not runs:
         raise no_runs(skipped)
-    return Records(runs=_told_apart(runs), skipped=skipped)
+    labels, notes = group(runs, by)
+    named = [replace(run, label=label) for run, label in zip(runs, labels, strict=True)]
+    return Records(runs=named, skipped=skipped, notes=notes)
 
 
-def _read(path: Path, labels: Mapping[str, str], sizes: dict[str, Size | None]) -> Record:
+def _read(path: Path, source: Source, sizes: dict[str, Size | None]) -> Record:
     """sizes  of the networks that earlier runs have: to build one takes a while"""
     run = RunDirectory.open(path)
     config = load_preset(run.config)
-    task = config.subject()
     metric = RETURN if isinstance(config, TrainConfig) else VALIDATION
     rows = read_metrics(run.metrics, names=(metric,), limit=CURVE_POINTS)
     times = [row["time"] for row in rows if math.isfinite(row.get("time", math.nan))]
     network = repr(experiment(config, without=("seed", "total_steps")))
     if network not in sizes:
         sizes[network] = _size(config, run)
-    label = compared(labels) or CORES.name_of(type(config.core))
     return Record(
         path=path,
         config=config,
         size=sizes[network],
         state=run.state(),
         facts=_facts(run),
-        label=label[:_LONGEST_LABEL],
-        task=labels.get("task", task)[:_LONGEST_LABEL],
+        label="",
+        given=source.name,
+        axes=source.labels,
+        task=_task(config, source)[:LONGEST_LABEL],
         step=int(rows[-1]["step"]) if rows else 0,
         seconds=times[-1] if times else 0.0,
         curve=curve_points(rows, metric),
         score=_score(run),
         paper=_paper(run),
+        result=task_result(run) if run.result.is_file() else None,
         video=_film(path),
     )
 
 
-def compared(labels: Mapping[str, str]) -> str:
-    """What an ablation compares in a run, by its labels there; "" for a run of none."""
-    return ", ".join(
-        _in_words(axis, label)
-        for axis, label in labels.items()
-        if axis != "seed" and not _TASK_AXES.fullmatch(axis)
-    )
-
-
-def _in_words(axis: str, label: str) -> str:
-    """The label, with its axis where it would say nothing alone: ``heads 2``."""
-    return f"{axis.rpartition('.')[2]} {label}" if says_little(label) else label
+def _task(config: RunConfig, source: Source) -> str:
+    """As an ablation calls it. A game has one name, however it is spelled there."""
+    subject = config.subject()
+    label = source.labels.get("task", subject)
+    atari = isinstance(config, TrainConfig) and isinstance(config.env, AtariConfig)
+    return subject if atari and is_game(label, subject) else label
 
 
 def _size(config: RunConfig, run: RunDirectory) -> Size | None:
@@ -293,19 +297,3 @@ def _film(path: Path) -> Path | None:
                 if opened.read(16)[place:].startswith(mark):
                     films.append(file)
     return films[-1] if films else None
-
-
-def _told_apart(runs: list[Record]) -> list[Record]:
-    """Runs of one label and task whose configs differ get labels that say in what."""
-    groups: dict[tuple[str, str], list[Record]] = {}
-    for run in runs:
-        groups.setdefault((run.label, run.task), []).append(run)
-    suffix: dict[Path, str] = {}
-    for group in groups.values():
-        configs = {run.path: experiment(run.config, without=("seed",)) for run in group}
-        keys = list(dict.fromkeys(key for config in configs.values() for key in config))
-        differing = [key for key in keys if len({repr(c.get(key)) for c in configs.values()}) > 1]
-        for path, config in configs.items():
-            words = [f"{key.removeprefix('core.')} {config.get(key)}" for key in differing]
-            suffix[path] = plain(f" ({', '.join(words)})") if words else ""
-    return [replace(run, label=run.label + suffix[run.path]) for run in runs]

@@ -23,6 +23,7 @@ __all__ = [
     "Profile",
     "Scores",
     "aggregate",
+    "mean_interval",
     "normalized_score",
     "performance_profile",
     "probability_of_improvement",
@@ -119,6 +120,24 @@ def performance_profile(
         draws += rng.binomial(len(cell), count / len(cell), draws.shape) / len(cell)
     low, high = np.quantile(draws / len(cells), _ends(), axis=0)
     return Profile(thresholds=levels, value=value, low=low, high=high)
+
+
+def mean_interval(
+    values: Floats, *, resamples: int = 2_000, seed: int = 0
+) -> tuple[Floats, Floats] | tuple[None, None]:
+    """Ends of the interval of the mean over runs, for each point by itself; None below 5 runs.
+
+    values  [runs, points]
+    """
+    runs = len(values)
+    if runs < MIN_RUNS:
+        return None, None
+    # drawing n runs anew is drawing how often each of them comes
+    weights = (
+        np.random.default_rng(seed).multinomial(runs, [1 / runs] * runs, size=resamples) / runs
+    )
+    low, high = np.quantile(weights @ values, _ends(), axis=0)
+    return low, high
 
 
 def why_no_interval(scores: Scores) -> str | None:

@@ -67,40 +67,44 @@ class Parsed(HTMLParser):
         self.text += data
 
 
+def write_run(
+    folder: Path,
+    core: str = "delta_net",
+    task: str = "Catch",
+    seed: int = 1,
+    score: float | None = 0.5,
+    core_config: CoreConfig | None = None,
+    **changes: Any,
+) -> Path:
+    atari = task == "Breakout"
+    config = replace(
+        agents.load_preset("recall"),
+        env=AtariConfig(game=task) if atari else ClassicConfig(task="Catch-v0"),
+        encoder=NatureCNNConfig(features=8) if atari else MLPConfig(hidden_sizes=(8,)),
+        core=core_config or CORES[core](),
+        seed=seed,
+        total_steps=1000,
+        **changes,
+    )
+    path = folder / f"{task}-{core}-s{seed}"
+    run = RunDirectory.create(path)
+    run.write_config(config_to_dict(config))
+    run.write_status("finished", step=1000, total=1000)
+    draws = np.random.default_rng(seed)
+    with run.metrics.open("w") as file:
+        for step in range(100, 1001, 100):
+            row = {"step": step, "time": step / 50, "charts/episode_return": draws.normal()}
+            file.write(json.dumps(row) + "\n")
+    if score is not None:
+        (path / "evaluations").mkdir()
+        result = evaluation(task, score, step=1000)
+        (path / "evaluations" / "last.json").write_text(json.dumps(result))
+    return path
+
+
 @pytest.fixture
 def make_run(tmp_path: Path) -> MakeRun:
-    def make(
-        core: str = "delta_net",
-        task: str = "Catch",
-        seed: int = 1,
-        score: float | None = 0.5,
-        folder: Path | None = None,
-        core_config: CoreConfig | None = None,
-        **changes: Any,
-    ) -> Path:
-        atari = task == "Breakout"
-        config = replace(
-            agents.load_preset("recall"),
-            env=AtariConfig(game=task) if atari else ClassicConfig(task="Catch-v0"),
-            encoder=NatureCNNConfig(features=8) if atari else MLPConfig(hidden_sizes=(8,)),
-            core=core_config or CORES[core](),
-            seed=seed,
-            total_steps=1000,
-            **changes,
-        )
-        path = (folder or tmp_path / "runs") / f"{task}-{core}-s{seed}"
-        run = RunDirectory.create(path)
-        run.write_config(config_to_dict(config))
-        run.write_status("finished", step=1000, total=1000)
-        draws = np.random.default_rng(seed)
-        with run.metrics.open("w") as file:
-            for step in range(100, 1001, 100):
-                row = {"step": step, "time": step / 50, "charts/episode_return": draws.normal()}
-                file.write(json.dumps(row) + "\n")
-        if score is not None:
-            (path / "evaluations").mkdir()
-            result = evaluation(task, score, step=1000)
-            (path / "evaluations" / "last.json").write_text(json.dumps(result))
-        return path
+    def make(*args: Any, folder: Path | None = None, **changes: Any) -> Path:
+        return write_run(folder or tmp_path / "runs", *args, **changes)
 
     return make

@@ -16,6 +16,7 @@ from fwp_rl.reports import tables
 from fwp_rl.reports.page import write_report
 from fwp_rl.reports.plots import learning_curve
 from fwp_rl.reports.records import Records, read_records
+from fwp_rl.reports.table import Table
 from fwp_rl.runs.directory import RunDirectory
 
 from .conftest import MakeRun, Parsed, evaluation, rows
@@ -23,12 +24,13 @@ from .conftest import MakeRun, Parsed, evaluation, rows
 Change = Callable[[Path], object]
 
 
-def every_table(records: Records, folder: Path) -> list[tables.Table]:
+def every_table(records: Records, folder: Path) -> list[Table]:
     made = [
         tables.what_was_run(records),
         tables.differences(records),
         tables.scores(records),
         tables.published(records),
+        tables.measures(records),
         tables.costs(records),
         tables.runs(records, folder),
     ]
@@ -178,7 +180,7 @@ def test_what_is_odd_in_a_run_is_not_shown_and_the_rest_is(
     assert records.skipped == {}
     assert records.runs[0].score is not None
     for table in every_table(records, tmp_path):
-        for row in table.rows:
+        for row in table.cells:
             assert all(isinstance(cell.text, str) and cell.text.isprintable() for cell in row)
 
 
@@ -262,7 +264,7 @@ def test_links_lead_to_the_runs_whatever_their_names(tmp_path: Path, make_run: M
     for seed, name in enumerate(NAMES):
         make_run(CORE, seed=seed).rename(folder / os.fsdecode(name))
     found = set()
-    for row in tables.runs(read_records([folder]), folder).rows:
+    for row in tables.runs(read_records([folder]), folder).cells:
         assert row[-1].link is not None
         target = urlsplit(urljoin((folder / "report.html").resolve().as_uri(), row[-1].link))
         assert (target.scheme, target.query, target.fragment) == ("file", "", "")

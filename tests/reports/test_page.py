@@ -41,22 +41,24 @@ def test_a_page_holds_all_it_needs(tmp_path: Path, make_run: MakeRun) -> None:
     (delta,) = [
         r for r in rows(folder, "scores") if (r["task"], r["variant"]) == ("Catch-v0", "delta_net")
     ]
-    assert (delta["seeds"], delta["mean return"], delta["range"]) == ("5", "1.30", "1.10 to 1.50")
+    spread = [float(delta[name]) for name in ("n", "value", "lowest", "highest")]
+    assert spread == pytest.approx([5, 1.3, 1.1, 1.5])
+    assert 1.1 < float(delta["low"]) < 1.3 < float(delta["high"]) < 1.5
     assert float(delta["normalised"]) == pytest.approx((1.3 + 1) / 2)  # Catch: -1 to 1
     assert {r["variant"] for r in rows(folder, "costs")} == {"delta_net", "lstm"}
     assert any(r["value"] == "classic" for r in rows(folder, "what_was_run"))
     assert len(rows(folder, "runs")) == 20
-    (differs,) = [
-        r for r in rows(folder, "differences") if r["variant"] == "lstm" and r["task"] == "Catch-v0"
-    ]
-    assert differs["core.name"] == "lstm"
+    (differs,) = [r for r in rows(folder, "differences") if r["value"] == "lstm"]
+    assert (differs["field"], differs["of"]) == ("core.name", "lstm")
 
 
 def test_few_seeds_have_points_and_the_sentence_why(tmp_path: Path, make_run: MakeRun) -> None:
     for core in ("delta_net", "lstm"):
-        make_run(core)
+        for seed in (1, 2):
+            make_run(core, seed=seed)
     path = write_report(read_records([tmp_path / "runs"]), tmp_path / "out", title="few")
     assert "No intervals" in Parsed(path.read_text()).text
+    assert not (tmp_path / "out" / "figures" / "improvement.png").exists()
 
 
 def test_what_is_no_run_is_named_and_left_out(
@@ -168,10 +170,13 @@ def test_games_and_step_stand_beside_a_score(make_run: MakeRun, tmp_path: Path) 
     (run / "evaluations" / "more.json").write_text(json.dumps(more))
     write_report(read_records([run, other]), tmp_path / "out", title="t")
     by_seed = {row["seed"]: row for row in rows(tmp_path / "out", "runs")}
-    assert [by_seed["1"][c] for c in ("score", "games", "at step")] == ["0.75", "1200", "1,000"]
-    assert [by_seed["2"][c] for c in ("score", "games", "at step")] == ["0.50", "30", "1,000"]
+    evaluated = ("value", "games", "evaluated_step")
+    assert [by_seed["1"][c] for c in evaluated] == ["0.75", "1200", "1000"]
+    assert [by_seed["2"][c] for c in evaluated] == ["0.5", "30", "1000"]
     (both,) = rows(tmp_path / "out", "scores")
-    assert (both["games"], both["at step"]) == ("30 to 1,200", "1,000")
+    assert [both[c] for c in ("games_min", "games_max", "step_min", "step_max")] == [
+        *("30", "1200", "1000", "1000")
+    ]
 
 
 def test_published_scores_stand_beside_the_same_protocol_only(
@@ -187,7 +192,7 @@ def test_published_scores_stand_beside_the_same_protocol_only(
     (run / "evaluations" / "paper.json").write_text(json.dumps(paper))
     write_report(read_records([run]), tmp_path / "with", title="t")
     (row,) = rows(tmp_path / "with", "published")
-    assert row["ours"] == "7.0 ± 0.5"
+    assert (row["value"], row["std"], row["source"]) == ("7.0", "0.5", "none found")
     (record,) = read_records([run]).runs
     assert record.score is not None
     assert record.score.mean == 0.5

@@ -5,7 +5,7 @@ import re
 from fwp_rl.config import ConfigError
 from fwp_rl.registry import shown, suggestion
 
-__all__ = ["FULL_ACTIONS", "GAMES", "MINIMAL_ACTIONS", "canonical_game"]
+__all__ = ["FULL_ACTIONS", "GAMES", "MINIMAL_ACTIONS", "canonical_game", "is_game"]
 
 _GAMES_BY_ACTIONS = {
     3: "Backgammon Freeway Skiing",
@@ -38,13 +38,15 @@ GAMES: tuple[str, ...] = tuple(sorted(MINIMAL_ACTIONS))
 """Every game that envpool has, by its canonical name; importing envpool takes seconds."""
 
 _GAME_OF_KEY = {game.lower(): game for game in GAMES}
-_AFFIXES = re.compile(r"^ALE/|(NoFrameskip|Deterministic)?-v\d+$", re.IGNORECASE)
+_AFFIXES = re.compile(r"^(ALE|atari)/|(NoFrameskip|Deterministic)?[-_ ]v\d+$", re.IGNORECASE)
+_PUNCTUATION = re.compile(r"[-_ .'’*:]")
 
 
 def canonical_game(name: str) -> str:
     """``Pong`` for ``pong``, ``Pong-v5``, ``ALE/Pong-v5`` or ``PongNoFrameskip-v4``; ``MsPacman``
-    for ``ms_pacman``. Raises ConfigError for a game that envpool does not have."""
-    key = re.sub(r"[-_ ]", "", _AFFIXES.sub("", name.strip())).lower()
+    for ``ms_pacman`` or ``Ms. Pac-Man``. Raises ConfigError for a game that envpool does not
+    have."""
+    key = _PUNCTUATION.sub("", _AFFIXES.sub("", name.strip())).lower()
     if key not in _GAME_OF_KEY:
         hint = suggestion(key, GAMES)
         raise ConfigError(
@@ -52,3 +54,11 @@ def canonical_game(name: str) -> str:
             f"{' ' + hint if hint else ''}"
         )
     return _GAME_OF_KEY[key]
+
+
+def is_game(name: str, game: str) -> bool:
+    """Whether a name, however it is spelled, is that of the game."""
+    try:
+        return canonical_game(name) == canonical_game(game)
+    except ConfigError:
+        return False

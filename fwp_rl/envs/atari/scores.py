@@ -6,7 +6,9 @@ too. They are for whole games: returns of single lives are on another scale.
 
 from dataclasses import dataclass
 
-__all__ = ["PUBLISHED", "SCORES", "Published"]
+from fwp_rl.envs.atari.games import is_game
+
+__all__ = ["PUBLISHED", "SCORES", "Published", "published_scores"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -122,3 +124,8 @@ SCORES: dict[str, tuple[float, float]] = {
     "Zaxxon": (32.5, 9173.3),
 }
 """Game → score of a random player, score of a human."""
+
+
+def published_scores(game: str) -> tuple[Published, ...]:
+    """What papers have published of a game, by any spelling of its name."""
+    return tuple(entry for entry in PUBLISHED if is_game(entry.task, game))

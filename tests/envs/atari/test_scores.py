@@ -2,7 +2,7 @@ import envpool
 import pytest
 
 from fwp_rl.envs.atari import AtariConfig
-from fwp_rl.envs.atari.scores import PUBLISHED, SCORES
+from fwp_rl.envs.atari.scores import PUBLISHED, SCORES, published_scores
 from fwp_rl.reports.statistics import normalized_score
 
 
@@ -49,3 +49,10 @@ def test_scores_know_a_game_by_every_name_that_training_takes(given, game):
 def test_published_scores_are_of_tasks_that_can_be_trained():
     for entry in PUBLISHED:
         assert AtariConfig(game=entry.task.removeprefix("atari/")).spec().name == entry.task
+
+
+@pytest.mark.parametrize("name", ["Alien", "alien", "AlienNoFrameskip-v4", "ALE/Alien-v5"])
+def test_published_scores_are_found_by_any_spelling(name):
+    assert published_scores(name) == PUBLISHED  # all that is known is of this game
+    assert published_scores("Pong") == ()
+    assert published_scores("no game") == ()
