@@ -10,16 +10,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fwp_rl.config import ConfigError
 from fwp_rl.envs import EnvConfig, Game, VectorEnv
 from fwp_rl.envs.base import normalized_score
 from fwp_rl.machine import set_gpu_arithmetic
+from fwp_rl.models.actions import ACTION_RULES, ActionRule
 from fwp_rl.models.policy import Policy
+from fwp_rl.registry import UnknownNameError, canonical
 from fwp_rl.rl.collector import Actor
 from fwp_rl.rl.pulse import Pulse
 from fwp_rl.runs.seeding import derive_seed, env_seeds
 from fwp_rl.terminal import Progress
 
-__all__ = ["Played", "in_words", "make_actor", "play", "summarize"]
+__all__ = ["Played", "asked_rule", "in_words", "make_actor", "play", "summarize"]
 
 MAX_COLUMNS = 16
 
@@ -44,7 +47,7 @@ def play(
     env: EnvConfig,
     *,
     games: int,
-    greedy: bool,
+    rule: ActionRule | None = None,
     seed: int,
     device: torch.device,
     quiet: bool = False,
@@ -54,6 +57,7 @@ def play(
     for it and closed again.
 
     policy  is moved to the device; torch's global random streams are not drawn from
+    rule    of its actions; None: its own
     seed    of the environments and of the actions
     quiet   show no progress
     pulse   beats at every step, and may end the play before one
@@ -62,7 +66,7 @@ def play(
     columns = math.ceil(games / per_column)
     made = env.make(columns, env_seeds(seed, columns, stream="evaluation"))
     with closing(made):
-        actor = make_actor(policy, made, greedy=greedy, seed=seed, device=device, pulse=pulse)
+        actor = make_actor(policy, made, rule=rule, seed=seed, device=device, pulse=pulse)
         return Played(
             games=list(_whole_games(actor, per_column, quiet)),
             columns=columns,
@@ -89,19 +93,36 @@ def _whole_games(actor: Actor, per_column: int, quiet: bool) -> Iterator[Game]:
                     yield game
 
 
+def asked_rule(actions: str | None, *, greedy: bool = False) -> ActionRule | None:
+    """The action rule of that name, with its default values; None, the policy's own, where nothing
+    is asked for. ConfigError where there is no such rule.
+
+    greedy  is short for that name
+    """
+    if greedy and actions is not None and canonical(actions) != "greedy":
+        raise ConfigError(f"actions: got {actions!r} and greedy, expected one of the two")
+    if greedy or actions is None:
+        return ACTION_RULES["greedy"]() if greedy else None
+    try:
+        return ACTION_RULES[actions]()
+    except UnknownNameError as error:
+        raise ConfigError(f"actions: {error}") from None
+
+
 def make_actor(
     policy: Policy,
     env: VectorEnv,
     *,
-    greedy: bool,
+    rule: ActionRule | None = None,
     seed: int,
     device: torch.device,
     pulse: Pulse | None = None,
 ) -> Actor:
-    """A policy at play, with action draws of its own; computes as its config says."""
+    """A policy at play, by its own action rule unless another is given, with action draws of its
+    own; computes as its config says."""
     set_gpu_arithmetic(policy.config.matmul_precision)
     generator = torch.Generator(device).manual_seed(derive_seed(seed, "evaluation-actions"))
-    return Actor(policy.to(device), env, generator=generator, greedy=greedy, pulse=pulse)
+    return Actor(policy.to(device), env, generator=generator, rule=rule, pulse=pulse)
 
 
 def summarize(games: Sequence[Game], task: str, env: EnvConfig) -> dict[str, Any]:

@@ -16,7 +16,6 @@ from fwp_rl.ablation.layout import says_little
 from fwp_rl.cores import CORES
 from fwp_rl.cores.cost import Cost, cost
 from fwp_rl.envs.atari import protocol_in_words
-from fwp_rl.models.policy import Policy
 from fwp_rl.reports.plots import CURVE_POINTS, RETURN, VALIDATION, Floats, curve_points
 from fwp_rl.reports.sources import find_runs, no_runs, plain, reason
 from fwp_rl.runs.config import RunConfig, TrainConfig
@@ -44,6 +43,7 @@ class Evaluation:
     interval  of the mean over games, 95 %; None where there is none
     success   share of games that reached the goal; None for a task without one
     protocol  of play, in words; None for a task with one set of rules
+    actions   how they were chosen, as the file says; None of a sequence task
     """
 
     mean: float
@@ -53,6 +53,7 @@ class Evaluation:
     interval: tuple[float, float] | None
     success: float | None
     protocol: str | None
+    actions: str | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -206,7 +207,7 @@ def _size(config: RunConfig, run: RunDirectory) -> Size | None:
         inputs = result.size.core_inputs
         core = None if inputs is None else cost(config.core, inputs)
         return Size(parameters=result.size.parameters, core=core)
-    policy = Policy(config, config.env.spec())
+    policy = config.build_policy()
     return Size(
         parameters=sum(parameter.numel() for parameter in policy.parameters()),
         core=cost(config.core, policy.core.input_size),
@@ -237,6 +238,7 @@ def _score(run: RunDirectory) -> Evaluation | None:
             interval=None,
             success=None,
             protocol=None,
+            actions=None,
         )
     summary, environment = found.result["summary"], found.result.get("environment")
     success = summary.get("success")
@@ -249,6 +251,7 @@ def _score(run: RunDirectory) -> Evaluation | None:
         interval=_pair(summary.get("interval")),
         success=rate if _is_number(rate) else None,
         protocol=_protocol(environment) if isinstance(environment, dict) else None,
+        actions=plain(found.result["protocol"]["actions"]),
     )
 
 

@@ -149,7 +149,7 @@ def scores(records: Records) -> Table:
 def _meaning(score: Evaluation) -> str:
     if score.games is None:
         return f"{score.measure} on the test split, weights of the best validation"
-    return f"mean of {score.games} whole games, sampled actions, last checkpoint"
+    return f"mean of {score.games} whole games, {score.actions} actions, last checkpoint"
 
 
 def _span(numbers: Sequence[int]) -> str:
