@@ -11,6 +11,7 @@ from gymnasium import spaces
 
 from fwp_rl.agents.impala import IMPALAConfig
 from fwp_rl.agents.ppo import PPOConfig
+from fwp_rl.agents.pqn import PQNConfig
 from fwp_rl.cores.feedforward import FeedforwardConfig
 from fwp_rl.envs import AnswerError
 from fwp_rl.envs.gym import GymnasiumConfig
@@ -142,6 +143,7 @@ AGENTS: dict[str, TrainConfig] = {
         actors=ActorsConfig(count=1),
         **SMALL,  # type: ignore[arg-type]
     ),
+    "pqn": PQNConfig(rollout_length=8, minibatches=1, **SMALL),  # type: ignore[arg-type]
 }
 
 
