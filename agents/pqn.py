@@ -29,7 +29,7 @@ from fwp_rl.cores import recording
 from fwp_rl.losses import StepLosses, explained_variance
 from fwp_rl.models.actions import EpsilonGreedy
 from fwp_rl.models.base import EncoderConfig
-from fwp_rl.models.encoders import NatureCNNConfig
+from fwp_rl.models.encoders import ImpalaResnetConfig
 from fwp_rl.models.policy import Policy
 from fwp_rl.models.q_network import QNetwork
 from fwp_rl.rl.collector import Actor, Collector
@@ -50,7 +50,7 @@ __all__ = ["PQNConfig", "pqn_loss", "train"]
 class PQNConfig(TrainConfig):
     """Recurrent PQN: Q(λ) returns, ε-greedy, neither replay buffer nor target network."""
 
-    encoder: EncoderConfig = field(default_factory=lambda: NatureCNNConfig(layer_norm=True))
+    encoder: EncoderConfig = field(default_factory=lambda: ImpalaResnetConfig(layer_norm=True))
     """Network from an observation to features; it needs its layer_norm."""
     num_envs: Annotated[int, Range(1, 4096)] = 128
     """Environments, stepped in lockstep. Their variety does what a replay buffer does elsewhere."""
@@ -199,9 +199,13 @@ def _update(
     for _ in range(config.epochs):
         for columns in minibatches(config.num_envs, config.minibatches, generator, device):
             chosen = select_columns(rollout, columns)
+
+            def loss(part: slice, of: Rollout = chosen) -> StepLosses:
+                return pqn_loss(config, policy, select_columns(of, part))
+
             history.append(
                 descend(
-                    lambda part, of=chosen: pqn_loss(config, policy, select_columns(of, part)),
+                    loss,
                     columns=len(columns),
                     divisor=counts[:, columns].sum(),
                     step=step,
