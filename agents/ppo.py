@@ -13,7 +13,6 @@ then take epochs × minibatches gradient steps on
 where every mean runs over the steps that the environment did not ignore.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -28,7 +27,7 @@ from fwp_rl.models.categorical import entropy, kl_divergence, log_prob
 from fwp_rl.models.policy import Policy
 from fwp_rl.rl.collector import Actor, Collector
 from fwp_rl.rl.pulse import Pulse
-from fwp_rl.rl.replay import check_ratio, core_metrics, replay, select_columns
+from fwp_rl.rl.replay import check_ratio, core_metrics, minibatches, replay, select_columns
 from fwp_rl.rl.returns import gae
 from fwp_rl.runs.config import AGENTS, TrainConfig
 from fwp_rl.training.descent import Descent, numbers
@@ -191,8 +190,9 @@ def _update(
 ) -> dict[str, float]:
     """Epochs × minibatches gradient steps on one rollout; returns means of the metrics."""
     history: list[dict[str, float]] = []
+    device = rollout.action.device
     for _ in range(config.epochs):
-        for columns in _minibatches(config, rollout, generator):
+        for columns in minibatches(config.num_envs, config.minibatches, generator, device):
             history.append(
                 _step(config, policy, descend, rollout, value_target, advantage, columns, step)
             )
@@ -238,14 +238,6 @@ def _step(
         step=step,
         advise=lambda: advice(policy, rollout),
     )
-
-
-def _minibatches(
-    config: PPOConfig, rollout: Rollout, generator: torch.Generator
-) -> Iterator[Tensor]:
-    device = rollout.action.device
-    order = torch.randperm(config.num_envs, generator=generator).to(device)
-    yield from order.split(config.num_envs // config.minibatches)
 
 
 def ppo_loss(

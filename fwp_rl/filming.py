@@ -17,6 +17,7 @@ from fwp_rl.evaluation import (
     run_of,
 )
 from fwp_rl.machine import choose_device
+from fwp_rl.models.actions import asked_rule
 from fwp_rl.reports.memory_film import MemoryFilm
 from fwp_rl.reports.moments import play, screen_of
 from fwp_rl.reports.video import write_picture, write_video
@@ -34,6 +35,7 @@ def record_video(
     path: str | Path,
     *,
     greedy: bool = False,
+    actions: str | None = None,
     checkpoint: Which = "last",
     seed: int = 0,
     device: str = "auto",
@@ -46,6 +48,8 @@ def record_video(
 ) -> Path:
     """Film ``games`` whole games, or the first ``max_seconds`` of them; returns the file's path.
 
+    greedy      short for actions "greedy"
+    actions     name of an action rule: sampled, greedy, epsilon_greedy; by default the policy's own
     checkpoint  of the run: its last, its best, or that of so many environment steps
     memory      show the core's memory, rates, value and actions beside the game; else the game
                 alone
@@ -62,6 +66,7 @@ def record_video(
         )
     if still and not memory:
         raise ConfigError("still: a sheet shows the memory too; leave --no-memory out")
+    rule = asked_rule(actions, greedy=greedy)
     where = choose_device(device)
     saved = open_policy(path, checkpoint)
     rate = saved.env.frame_rate()
@@ -77,7 +82,7 @@ def record_video(
     check_writable(Path(output))
     env = saved.env.make(1, env_seeds(seed, 1, stream="video"), render=rate is not None)
     try:
-        actor = make_actor(saved.policy, env, greedy=greedy, seed=seed, device=where, pulse=pulse)
+        actor = make_actor(saved.policy, env, rule=rule, seed=seed, device=where, pulse=pulse)
         if not memory:
             return write_video(_frames(actor, games, limit), Path(output), fps)
         moments = play(

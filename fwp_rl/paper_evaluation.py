@@ -33,6 +33,7 @@ from fwp_rl.evaluation import (
     write_result,
 )
 from fwp_rl.machine import choose_device
+from fwp_rl.models.actions import Greedy
 from fwp_rl.rl.collector import Actor
 from fwp_rl.runs.seeding import env_seeds
 from fwp_rl.terminal import Progress
@@ -72,7 +73,7 @@ def evaluate_paper(
     warn_if_unwritable(saved, output, warn)
     env = config.make(RUNS, env_seeds(seed, RUNS, stream="paper-evaluation"))
     try:
-        actor = make_actor(saved.policy, env, greedy=True, seed=seed, device=where)
+        actor = make_actor(saved.policy, env, rule=Greedy(), seed=seed, device=where)
         returns, cut = _episodes(actor)
         description = env.describe()
     finally:

@@ -26,6 +26,7 @@ SHOWN = {
     "validation/score": ("validation", "{:.4g}"),
     "task/accuracy": ("accuracy", "{:.3f}"),
     "policy/entropy": ("entropy", "{:.3f}"),
+    "policy/epsilon": ("epsilon", "{:.3f}"),
     "value/explained_variance": ("explained variance", "{:.2f}"),
     "time/acting": ("acting", "{:.0%}"),
     "time/environment": ("environment", "{:.0%}"),

@@ -18,7 +18,7 @@ step, which makes value[e + 1] the bootstrap value of a truncation at e.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 if TYPE_CHECKING:  # environments need no torch, nor does who asks what they are
@@ -92,7 +92,8 @@ class Observation:
 @dataclass(kw_only=True, slots=True)
 class PolicyOutput:
     """What the policy answers: logits [T, B, A] and value [T, B], both float32, and the state
-    after the last step."""
+    after the last step. A Q-network's logits are its values of the actions, its value is the
+    greatest of them."""
 
     logits: Tensor
     value: Tensor
@@ -113,6 +114,8 @@ class Rollout:
     behaviour_logits  [T, B, A]  float32  of the policy that acted
     value             [T, B]     float32  of the policy that acted
     initial_state     the core's state before index 0, leaves [B, ...]
+    extras            name → [T, B, ...], what an agent keeps beside these: collected with them
+                      (``rl.collector.Extra``), or computed from them, such as targets
     """
 
     observation: Observation
@@ -124,6 +127,7 @@ class Rollout:
     behaviour_logits: Tensor
     value: Tensor
     initial_state: State
+    extras: dict[str, Tensor] = field(default_factory=dict)
 
     def map(
         self, change: Callable[[Tensor], Tensor], *, state: Callable[[Tensor], Tensor]
@@ -134,15 +138,22 @@ class Rollout:
         return Rollout(
             observation=self.observation.map(change),
             initial_state=tuple(map(state, self.initial_state)),
+            extras={name: change(extra) for name, extra in self.extras.items()},
             **changed,
         )
 
+    def with_extras(self, **extras: Tensor) -> Rollout:
+        """The rollout with these beside its own, each [T, B, ...]: whatever selects or copies its
+        environments takes them along."""
+        return replace(self, extras=self.extras | extras)
+
     def tensors(self) -> list[Tensor]:
-        """All of its tensors, those of the observation and of the state among them."""
+        """All of its tensors, those of the observation, the state and the extras among them."""
         own = [getattr(self, name) for name in self._time_major()]
-        return [*self.observation.tensors(), *self.initial_state, *own]
+        extras = self.extras.values()
+        return [*self.observation.tensors(), *self.initial_state, *own, *extras]
 
     def _time_major(self) -> list[str]:
         """The fields of its own that are [T, B, ...]."""
         names = [f.name for f in fields(self)]
-        return [name for name in names if name not in ("observation", "initial_state")]
+        return [name for name in names if name not in ("observation", "initial_state", "extras")]

@@ -254,7 +254,7 @@ def test_training_and_evaluation_multiply_as_the_config_says(
     set_gpu_arithmetic(other)
     env = RecallConfig().make(1, [0])
     policy = Policy(PolicyConfig(encoder=MLPConfig(), matmul_precision=precision), env.spec)
-    make_actor(policy, env, greedy=True, seed=0, device=torch.device("cpu"))
+    make_actor(policy, env, seed=0, device=torch.device("cpu"))
     assert in_force() == [precision == "tf32"] * 2
 
 

@@ -14,6 +14,7 @@ from fwp_rl.cores.delta_net import DeltaNetConfig
 from fwp_rl.envs.atari import AtariConfig
 from fwp_rl.envs.toy import RecallConfig
 from fwp_rl.evaluation import make_actor, open_policy
+from fwp_rl.models.actions import Greedy
 from fwp_rl.models.encoders import MLPConfig, NatureCNNConfig
 from fwp_rl.models.policy import Policy, PolicyConfig
 from fwp_rl.paper_evaluation import MAX_FRAMES, evaluate_paper, paper_table
@@ -49,7 +50,7 @@ def test_lives_add_up_to_games(tmp_path, monkeypatch):
     env = replace(BREAKOUT, max_frames=MAX_FRAMES).make(
         5, env_seeds(0, 5, stream="paper-evaluation")
     )
-    actor = make_actor(saved.policy, env, greedy=True, seed=0, device=torch.device("cpu"))
+    actor = make_actor(saved.policy, env, rule=Greedy(), seed=0, device=torch.device("cpu"))
     games: dict[int, float] = {}
     while len(games) < 5:
         for game in actor.step().answer.games:

@@ -9,7 +9,6 @@ import torch
 
 from fwp_rl.ablation.layout import lay_out
 from fwp_rl.config import ConfigError
-from fwp_rl.models.policy import Policy
 from fwp_rl.registry import shown
 from fwp_rl.runs.config import RunConfig, TrainConfig
 from fwp_rl.runs.presets import config_from_dict
@@ -70,13 +69,13 @@ def _check_policies(cells: tuple[Cell, ...], source: str) -> None:
             continue
         spec = config.env.spec()
         shape = (spec.observation_shape, spec.num_actions)
-        network = (repr(config.core), repr(config.encoder), shape)
+        network = (type(config), repr(config.core), repr(config.encoder), shape)
         if network in known:
             continue
         known.add(network)
         try:
             with torch.device("meta"):  # shapes without memory
-                Policy(config, spec)
+                config.build_policy()
         except ConfigError as error:
             raise ConfigError(f"{source}: cell {cell.name}: {error}") from None
         except (RuntimeError, TypeError, OverflowError) as error:  # sizes that are beyond torch

@@ -22,7 +22,7 @@ MOST_SECONDS = 60.0
 def training(
     *,
     cores: Cores = ("feedforward", "lstm", "delta_net"),
-    agent: Literal["ppo", "impala"] = "ppo",
+    agent: Literal["ppo", "impala", "pqn"] = "ppo",
     encoder: Literal["nature_cnn", "impala_resnet"] = "nature_cnn",
     game: str = "Pong",
     num_envs: int | None = None,
@@ -37,7 +37,7 @@ def training(
     figure: Path | None = None,
 ) -> None:
     """Steps per second of an agent with each core, each run in a fresh process. PPO: rollout 128, 4
-    epochs x 4 minibatches; IMPALA: the preset impala_cpu.
+    epochs x 4 minibatches; IMPALA and PQN: the presets impala_cpu and pqn_cpu.
 
     With --against-floor also what the same arithmetic and emulators take alone, at the best split
     of the cores: the floor of an iteration, and the share of it that training reaches.
@@ -47,9 +47,9 @@ def training(
         agent: Which agent trains.
         encoder: The network before the core.
         game: Atari game.
-        num_envs: Environments; none: 16 with PPO, the preset's with IMPALA.
-        unroll: Steps of each environment between updates; none: 128 with PPO, the preset's with
-            IMPALA.
+        num_envs: Environments; none: 16 with PPO, else the preset's.
+        unroll: Steps of each environment between updates; none: 128 with PPO, else the
+            preset's.
         precision: Of the encoder; auto is bfloat16 where the processor computes in it.
         iterations: Measured iterations of 2,048 steps or more per run, after two that warm up.
         rounds: Runs per core, which take turns; none: 3, and 10 with --against-floor or --beside.
@@ -61,6 +61,10 @@ def training(
     """
     _check_counts(iterations=iterations, rounds=rounds, num_envs=num_envs, unroll=unroll)
     _check_range("num_envs", num_envs, MOST_ENVS)
+    if agent == "pqn" and against_floor:
+        raise ConfigError(
+            "against_floor: got agent pqn, expected ppo or impala: it has no floor yet"
+        )
     if not 0 <= beside <= MOST_PROCESSES:
         raise ConfigError(f"beside: got {beside}, expected 0 to {MOST_PROCESSES}")
     _check_cores(cores)
@@ -97,7 +101,7 @@ def training(
 def scaling(
     *,
     core: str = "delta_net",
-    agent: Literal["ppo", "impala"] = "ppo",
+    agent: Literal["ppo", "impala", "pqn"] = "ppo",
     encoder: Literal["nature_cnn", "impala_resnet"] = "nature_cnn",
     game: str = "Pong",
     precision: Literal["auto", "float32", "bfloat16"] = "auto",

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 
 from fwp_rl.agents.ppo import PPOConfig
+from fwp_rl.agents.pqn import PQNConfig
 from fwp_rl.bench.bare import Acting, Learning
 from fwp_rl.bench.runs import AgentConfig, Plan, plan
 from fwp_rl.envs.pool import Pool
@@ -164,6 +165,8 @@ def _optimizer(config: AgentConfig, parameters: list[torch.nn.Parameter]) -> tor
     rate = 1e-9
     if isinstance(config, PPOConfig):
         return torch.optim.Adam(parameters, lr=rate, eps=config.adam_epsilon, fused=True)
+    if isinstance(config, PQNConfig):
+        raise RuntimeError("the products of a Q-network are not known")
     if config.optimizer == "adam":
         return torch.optim.Adam(parameters, lr=rate, eps=config.optimizer_epsilon, fused=True)
     return torch.optim.RMSprop(

@@ -13,12 +13,12 @@ import torch
 
 from fwp_rl.agents.impala import IMPALAConfig
 from fwp_rl.agents.ppo import PPOConfig
+from fwp_rl.agents.pqn import PQNConfig
 from fwp_rl.bench.processes import peak_memory
 from fwp_rl.cores import CORES, build_core
 from fwp_rl.envs.atari import AtariConfig
 from fwp_rl.machine import choose_device
 from fwp_rl.models.base import ENCODERS
-from fwp_rl.models.policy import Policy
 from fwp_rl.runs.metrics import read_metrics
 from fwp_rl.runs.presets import load_preset
 from fwp_rl.types import State
@@ -31,18 +31,18 @@ WARM_UP = 2
 """First iterations of a run, left out: they compile kernels and fill caches."""
 STAGES = ("acting", "environment", "learning")
 
-AgentConfig = PPOConfig | IMPALAConfig
+AgentConfig = PPOConfig | PQNConfig | IMPALAConfig
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Task:
     """What is trained in a benchmark, whatever the core."""
 
-    agent: Literal["ppo", "impala"] = "ppo"
+    agent: Literal["ppo", "impala", "pqn"] = "ppo"
     encoder: Literal["nature_cnn", "impala_resnet"] = "nature_cnn"
     game: str = "Pong"
     num_envs: int | None = None
-    """None: PPO's default, the preset's with IMPALA."""
+    """None: PPO's default, the preset's with IMPALA and PQN."""
     unroll: int | None = None
     """Steps of an environment between two updates; None as above."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -69,7 +69,7 @@ class Plan:
 
 def plan(config: AgentConfig) -> Plan:
     """An iteration of this agent."""
-    if isinstance(config, PPOConfig):
+    if not isinstance(config, IMPALAConfig):
         steps, columns = config.rollout_length, config.num_envs // config.minibatches
         return Plan(
             config.num_envs, steps, steps + 1, columns, steps, config.minibatches, config.epochs
@@ -84,17 +84,18 @@ def task_config(
 ) -> AgentConfig:
     """A run of so many measured iterations of ``least`` steps or more."""
     base: AgentConfig = PPOConfig()
-    if task.agent == "impala":
-        preset = load_preset("impala_cpu")
-        assert isinstance(preset, IMPALAConfig)
+    if task.agent != "ppo":
+        preset = load_preset(f"{task.agent}_cpu")
+        assert isinstance(preset, (IMPALAConfig, PQNConfig))
         base = preset
+    encoder: Any = ENCODERS[task.encoder]
     given: dict[str, Any] = {}
     if task.unroll:
-        given["rollout_length" if task.agent == "ppo" else "unroll_length"] = task.unroll
+        given["unroll_length" if task.agent == "impala" else "rollout_length"] = task.unroll
     config = dataclasses.replace(
         base,
         env=AtariConfig(game=task.game),
-        encoder=ENCODERS[task.encoder](),
+        encoder=encoder(layer_norm=task.agent == "pqn"),
         core=CORES[core](),
         num_envs=task.num_envs or base.num_envs,
         precision=task.precision,
@@ -117,7 +118,7 @@ def measure(config: AgentConfig, folder: Path, warm: int, core: bool) -> dict[st
     an iteration, where the time went, and the most memory. To be called in a fresh process.
 
     The shares of acting and environment are of the actors' time, where these are threads of their
-    own. ``core``: with PPO, also the share of the core alone.
+    own. ``core``: with PPO and PQN, also the share of the core alone.
 
     warm  steps of the warm-up
     """
@@ -128,7 +129,7 @@ def measure(config: AgentConfig, folder: Path, warm: int, core: bool) -> dict[st
     # dummy steps do not count: an iteration may end a little before its last step
     rows = [row for row in read_metrics(run / "metrics.jsonl") if row["step"] >= 0.75 * warm]
     seconds = rows[-1]["time"] - rows[0]["time"]
-    an_iteration = 1.0 if isinstance(config, PPOConfig) else plan(config).updates
+    an_iteration = plan(config).updates if isinstance(config, IMPALAConfig) else 1.0
     figures = {
         "steps_per_second": (rows[-1]["step"] - rows[0]["step"]) / seconds,
         "seconds": seconds / (len(rows) - 1) * an_iteration,
@@ -138,15 +139,15 @@ def measure(config: AgentConfig, folder: Path, warm: int, core: bool) -> dict[st
         # a batch of IMPALA's that took from no new unroll knows nothing of its actors
         shares = [row[name] for row in rows[1:] if (name := f"time/{activity}") in row]
         figures[activity] = statistics.fmean(shares) if shares else 0.0
-    if core and isinstance(config, PPOConfig):
+    if core and not isinstance(config, IMPALAConfig):
         figures["core"] = _core_seconds(config) / figures["seconds"]
     return figures
 
 
-def _core_seconds(config: PPOConfig) -> float:
+def _core_seconds(config: PPOConfig | PQNConfig) -> float:
     """Seconds that the core alone takes of one iteration, timed by itself at the same shapes."""
     device = choose_device(config.device)
-    policy = Policy(config, config.env.spec())
+    policy = config.build_policy()
     core = build_core(config.core, policy.core.input_size).to(device)
 
     def inputs(steps: int, columns: int) -> tuple[torch.Tensor, State, torch.Tensor]:

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from fwp_rl.commands.shared import Source, note, which_checkpoint
+from fwp_rl.commands.shared import Actions, Source, note, which_checkpoint
 from fwp_rl.config import ConfigError
 
 __all__ = ["run"]
@@ -24,6 +24,7 @@ def evaluate(
     protocol: Literal["games", "paper"] = "games",
     games: int | None = None,
     greedy: bool = False,
+    actions: Actions = None,
     checkpoint: Annotated[str, tyro.conf.arg(metavar="last|best|STEP|all")] = "last",
     seed: int = 0,
     device: str = "auto",
@@ -36,7 +37,9 @@ def evaluate(
         protocol: games: whole games, raw reward over all lives. paper: as the code of the fast
             weight papers evaluates Atari, 5 runs of 30 single lives, greedy.
         games: Whole games, at least; none: 30. Not for paper.
-        greedy: Take the most probable action instead of sampling.
+        greedy: Take the best action: short for --actions greedy.
+        actions: sampled, greedy or epsilon_greedy (0.05); none: as the policy itself plays, which
+            is sampled for an actor-critic and greedy for a Q-network.
         checkpoint: The last policy, the one with the best training return, or the one of so many
             environment steps (1_000_000). all: every checkpoint that the run has kept, one after
             the other, and their curve.
@@ -54,13 +57,17 @@ def evaluate(
             f"--games: got {games}, but --protocol paper plays 5 runs of 30 lives; leave --games "
             "out"
         )
+    if protocol == "paper" and actions is not None:
+        raise ConfigError(
+            f"--actions: got {actions}, but --protocol paper plays greedily; leave --actions out"
+        )
     if protocol == "paper" and checkpoint == "all":
         raise ConfigError("--checkpoint all: plays whole games; for --protocol paper name a step")
     which = None if checkpoint == "all" else which_checkpoint(checkpoint)
     policy_folder(source)  # a typo is told before torch is imported
 
     if which is None:
-        results = _all(source, games or 30, greedy, seed, device, output)
+        results = _all(source, games or 30, greedy, actions, seed, device, output)
     elif protocol == "paper":
         from fwp_rl.paper_evaluation import evaluate_paper, paper_table
 
@@ -78,6 +85,7 @@ def evaluate(
                 source,
                 games=games or 30,
                 greedy=greedy,
+                actions=actions,
                 checkpoint=which,
                 seed=seed,
                 device=device,
@@ -91,7 +99,13 @@ def evaluate(
 
 
 def _all(
-    source: Path, games: int, greedy: bool, seed: int, device: str, output: Path | None
+    source: Path,
+    games: int,
+    greedy: bool,
+    actions: str | None,
+    seed: int,
+    device: str,
+    output: Path | None,
 ) -> list[dict[str, Any]]:
     """Every kept checkpoint, their table and their curve."""
     if output is not None and output.suffix == ".json":
@@ -100,7 +114,14 @@ def _all(
     from fwp_rl.evaluation import evaluate_all, evaluations_table, run_of
 
     results = evaluate_all(
-        source, games=games, greedy=greedy, seed=seed, device=device, output=output, warn=note
+        source,
+        games=games,
+        greedy=greedy,
+        actions=actions,
+        seed=seed,
+        device=device,
+        output=output,
+        warn=note,
     )
     _show(evaluations_table(results), results)
     directory = run_of(source)

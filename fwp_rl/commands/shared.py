@@ -8,10 +8,11 @@ import tyro
 
 from fwp_rl.config import ConfigError
 
-__all__ = ["Checkpoint", "Source", "fail", "note", "which_checkpoint"]
+__all__ = ["Actions", "Checkpoint", "Source", "fail", "note", "which_checkpoint"]
 
 Source = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN_OR_POLICY")]
 Checkpoint = Annotated[str, tyro.conf.arg(metavar="last|best|STEP")]
+Actions = Annotated[str | None, tyro.conf.arg(metavar="RULE")]
 
 
 def which_checkpoint(given: str) -> Literal["last", "best"] | int:

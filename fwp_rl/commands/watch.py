@@ -4,7 +4,7 @@ from pathlib import Path
 
 import tyro
 
-from fwp_rl.commands.shared import Checkpoint, Source, which_checkpoint
+from fwp_rl.commands.shared import Actions, Checkpoint, Source, which_checkpoint
 from fwp_rl.config import ConfigError
 
 __all__ = ["run"]
@@ -20,6 +20,7 @@ def watch(
     /,
     *,
     greedy: bool = False,
+    actions: Actions = None,
     checkpoint: Checkpoint = "last",
     seed: int = 0,
     device: str = "auto",
@@ -37,7 +38,9 @@ def watch(
 
     Args:
         source: A run directory, a policy folder or a checkpoint.
-        greedy: Take the most probable action instead of sampling.
+        greedy: Take the best action: short for --actions greedy.
+        actions: sampled, greedy or epsilon_greedy (0.05); none: as the policy itself plays, which
+            is sampled for an actor-critic and greedy for a Q-network.
         checkpoint: The last policy, the one with the best training return, or the one of so many
             environment steps (1_000_000).
         seed: Seed of the game and of the actions.
@@ -64,6 +67,7 @@ def watch(
         record_video(
             source,
             greedy=greedy,
+            actions=actions,
             checkpoint=which,
             seed=seed,
             device=device,

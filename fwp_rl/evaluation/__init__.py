@@ -8,7 +8,13 @@ short ones. A game cut by the time limit counts with what it had scored, and is 
 """
 
 from fwp_rl.evaluation.checkpoints import Which, checkpoint_label, open_policy, run_of
-from fwp_rl.evaluation.playing import Played, in_words, make_actor, play, summarize
+from fwp_rl.evaluation.playing import (
+    Played,
+    in_words,
+    make_actor,
+    play,
+    summarize,
+)
 from fwp_rl.evaluation.results import (
     check_writable,
     evaluation_table,

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from fwp_rl.envs import EnvConfig, Game, VectorEnv
 from fwp_rl.envs.base import normalized_score
 from fwp_rl.machine import set_gpu_arithmetic
+from fwp_rl.models.actions import ActionRule
 from fwp_rl.models.policy import Policy
 from fwp_rl.rl.collector import Actor
 from fwp_rl.rl.pulse import Pulse
@@ -44,7 +45,7 @@ def play(
     env: EnvConfig,
     *,
     games: int,
-    greedy: bool,
+    rule: ActionRule | None = None,
     seed: int,
     device: torch.device,
     quiet: bool = False,
@@ -54,6 +55,7 @@ def play(
     for it and closed again.
 
     policy  is moved to the device; torch's global random streams are not drawn from
+    rule    of its actions; None: its own
     seed    of the environments and of the actions
     quiet   show no progress
     pulse   beats at every step, and may end the play before one
@@ -62,7 +64,7 @@ def play(
     columns = math.ceil(games / per_column)
     made = env.make(columns, env_seeds(seed, columns, stream="evaluation"))
     with closing(made):
-        actor = make_actor(policy, made, greedy=greedy, seed=seed, device=device, pulse=pulse)
+        actor = make_actor(policy, made, rule=rule, seed=seed, device=device, pulse=pulse)
         return Played(
             games=list(_whole_games(actor, per_column, quiet)),
             columns=columns,
@@ -93,15 +95,16 @@ def make_actor(
     policy: Policy,
     env: VectorEnv,
     *,
-    greedy: bool,
+    rule: ActionRule | None = None,
     seed: int,
     device: torch.device,
     pulse: Pulse | None = None,
 ) -> Actor:
-    """A policy at play, with action draws of its own; computes as its config says."""
+    """A policy at play, by its own action rule unless another is given, with action draws of its
+    own; computes as its config says."""
     set_gpu_arithmetic(policy.config.matmul_precision)
     generator = torch.Generator(device).manual_seed(derive_seed(seed, "evaluation-actions"))
-    return Actor(policy.to(device), env, generator=generator, greedy=greedy, pulse=pulse)
+    return Actor(policy.to(device), env, generator=generator, rule=rule, pulse=pulse)
 
 
 def summarize(games: Sequence[Game], task: str, env: EnvConfig) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from fwp_rl.evaluation.checkpoints import Which, checkpoint_label, holding_run, 
 from fwp_rl.evaluation.playing import Played, play, summarize
 from fwp_rl.evaluation.results import origin, warn_if_unwritable, write_result
 from fwp_rl.machine import choose_device
+from fwp_rl.models.actions import ActionRule, asked_rule
 from fwp_rl.models.policy import Policy
 from fwp_rl.rl.pulse import Pulse
 from fwp_rl.runs.checkpoint import CheckpointError, checkpoint_path, checkpoint_steps
@@ -26,6 +27,7 @@ def evaluate(
     *,
     games: int = 30,
     greedy: bool = False,
+    actions: str | None = None,
     checkpoint: Which = "last",
     seed: int = 0,
     device: str = "auto",
@@ -37,6 +39,8 @@ def evaluate(
 
     path        a run directory, its policy folder, or one of its checkpoints
     games       at least so many; each column plays the same number
+    greedy      short for actions "greedy"
+    actions     name of an action rule: sampled, greedy, epsilon_greedy; by default the policy's own
     checkpoint  of the run: its last, its best, or that of so many environment steps
     output      the JSON file; by default one under the run's evaluations/, or, for a policy without
                 a run, evaluation-<time>.json in the current folder
@@ -46,6 +50,7 @@ def evaluate(
     OSError where ``output`` cannot be written, before anything is played.
     """
     _check_games(games)
+    rule = asked_rule(actions, greedy=greedy)
     where = choose_device(device)
     saved = open_policy(path, checkpoint)
     warn_if_unwritable(saved, output, warn)
@@ -55,7 +60,7 @@ def evaluate(
         output,
         warn,
         games=games,
-        greedy=greedy,
+        rule=rule,
         seed=seed,
         device=where,
         pulse=pulse,
@@ -67,6 +72,7 @@ def evaluate_all(
     *,
     games: int = 30,
     greedy: bool = False,
+    actions: str | None = None,
     seed: int = 0,
     device: str = "auto",
     output: str | Path | None = None,
@@ -75,6 +81,7 @@ def evaluate_all(
     """``evaluate`` every checkpoint that a run has kept, in the order of their steps, each in the
     same environments; returns the results, each of which is also written as JSON.
 
+    greedy, actions  as for ``evaluate``
     path    a run directory, its policy folder, or one of its checkpoints
     output  the folder of the JSON files; by default the run's evaluations/
     warn    is told of each checkpoint that cannot be used, and left out, and of files that cannot
@@ -83,6 +90,7 @@ def evaluate_all(
     CheckpointError where there is no checkpoint that can be used.
     """
     _check_games(games)
+    rule = asked_rule(actions, greedy=greedy)
     where = choose_device(device)
     checkpoints = holding_run(path, "all").checkpoints
     results: list[dict[str, Any]] = []
@@ -94,11 +102,11 @@ def evaluate_all(
             continue
         label, file = saved.path.name, None
         if output is not None:
-            file = Path(output) / f"{_name(label, greedy, seed)}.json"
+            file = Path(output) / f"{_name(label, rule or saved.policy.action_rule, seed)}.json"
         if not results:
             warn_if_unwritable(saved, file, warn)
         results.append(
-            _evaluate(saved, label, file, warn, games=games, greedy=greedy, seed=seed, device=where)
+            _evaluate(saved, label, file, warn, games=games, rule=rule, seed=seed, device=where)
         )
     if not results:
         raise CheckpointError(f"{checkpoints}: has no checkpoint that can be used")
@@ -110,8 +118,8 @@ def _check_games(games: int) -> None:
         raise ConfigError(f"games: got {games}, expected 1 or more")
 
 
-def _name(label: str, greedy: bool, seed: int) -> str:
-    return f"{label}-{'greedy' if greedy else 'sampled'}-seed{seed}"
+def _name(label: str, rule: ActionRule, seed: int) -> str:
+    return f"{label}-{rule.label().replace(' ', '-')}-seed{seed}"
 
 
 def _evaluate(
@@ -121,17 +129,18 @@ def _evaluate(
     warn: Callable[[str], object],
     *,
     games: int,
-    greedy: bool,
+    rule: ActionRule | None,
     seed: int,
     device: torch.device,
     pulse: Pulse | None = None,
 ) -> dict[str, Any]:
     """Play, sum up and write."""
+    rule = rule or saved.policy.action_rule
     played = play(
         saved.policy,
         saved.env,
         games=games,
-        greedy=greedy,
+        rule=rule,
         seed=seed,
         device=device,
         pulse=pulse,
@@ -143,11 +152,11 @@ def _evaluate(
         where=saved.path,
         step=saved.metadata.get("step"),
         run=saved.metadata.get("run"),
-        greedy=greedy,
+        rule=rule,
         checkpoint=label,
         seed=seed,
     )
-    return write_result(saved, result, _name(label, greedy, seed), output, warn)
+    return write_result(saved, result, _name(label, rule, seed), output, warn)
 
 
 def result_of(
@@ -158,7 +167,7 @@ def result_of(
     where: Path,
     step: int | None,
     run: Mapping[str, Any] | None,
-    greedy: bool,
+    rule: ActionRule,
     checkpoint: str,
     seed: int,
 ) -> dict[str, Any]:
@@ -166,6 +175,7 @@ def result_of(
 
     where  the folder that the weights are of
     run    the identity of the run that made them
+    rule   by which actions were taken
     """
     return {
         "schema": 1,
@@ -174,7 +184,8 @@ def result_of(
         "step": step,
         "protocol": {
             "unit": "whole games, raw reward",
-            "actions": "greedy" if greedy else "sampled",
+            "actions": rule.label(),
+            "policy_actions": policy.action_rule.label(),
             "checkpoint": checkpoint,
             "games": len(played.games),
             "columns": played.columns,

@@ -5,6 +5,10 @@
 ``impala_resnet``  the deep residual network of Espeholt et al., "IMPALA" (2018), 15 convolutions.
 ``mlp``            for observations that are not images; it takes images too, flattened.
 
+Each may have a LayerNorm after every layer, before its nonlinearity: over the channels at each
+place of an image, over the features of a vector, as in "Simplifying Deep Temporal Difference
+Learning" (Gallici et al. 2024).
+
 uint8 observations are turned into floats and divided by 255 here, at the last moment, so that
 everything before moves a quarter of the bytes; floats are taken as they are.
 Convolutions run channels-last, which on a CPU makes training steps 1.2 (nature_cnn) to 1.5 times
@@ -33,6 +37,8 @@ class NatureCNNConfig(EncoderConfig):
 
     features: Annotated[int, Range(1)] = 512
     """Size of the feature vector."""
+    layer_norm: bool = False
+    """LayerNorm after every layer, as Q-learning without a target network needs it."""
 
     def build(self, observation_shape: tuple[int, ...]) -> Encoder:
         return _NatureCNN(self, observation_shape)
@@ -47,6 +53,8 @@ class ImpalaResnetConfig(EncoderConfig):
     """Channels of each section; a section halves height and width."""
     features: Annotated[int, Range(1)] = 256
     """Size of the feature vector."""
+    layer_norm: bool = False
+    """LayerNorm after every layer, as Q-learning without a target network needs it."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -65,6 +73,8 @@ class MLPConfig(EncoderConfig):
     """Size of each layer; the last is the size of the feature vector."""
     activation: Literal["tanh", "relu"] = "tanh"
     """Nonlinearity after each layer."""
+    layer_norm: bool = False
+    """LayerNorm after every layer, as Q-learning without a target network needs it."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -80,15 +90,20 @@ class _NatureCNN(Encoder):
         channels, height, width = _image_shape("nature_cnn", observation_shape, smallest=36)
         for kernel, stride in ((8, 4), (4, 2), (3, 1)):
             height, width = ((n - kernel) // stride + 1 for n in (height, width))
+        on = config.layer_norm
         self.layers = nn.Sequential(
             _orthogonal(nn.Conv2d(channels, 32, 8, stride=4)),
+            *_channel_norm(32, on),
             nn.ReLU(),
             _orthogonal(nn.Conv2d(32, 64, 4, stride=2)),
+            *_channel_norm(64, on),
             nn.ReLU(),
             _orthogonal(nn.Conv2d(64, 64, 3)),
+            *_channel_norm(64, on),
             nn.ReLU(),
             nn.Flatten(),
             _orthogonal(nn.Linear(64 * height * width, config.features)),
+            *_norm(config.features, on),
             nn.ReLU(),
         )
         self.output_size = config.features
@@ -102,13 +117,15 @@ class _ImpalaResnet(Encoder):
     def __init__(self, config: ImpalaResnetConfig, observation_shape: tuple[int, ...]) -> None:
         super().__init__()
         channels, height, width = _image_shape("impala_resnet", observation_shape, smallest=1)
+        on = config.layer_norm
         sections: list[nn.Module] = []
         for section_channels in config.channels:
             sections += [
                 nn.Conv2d(channels, section_channels, 3, padding=1),
+                *_channel_norm(section_channels, on),
                 nn.MaxPool2d(3, stride=2, padding=1),
-                _Residual(section_channels),
-                _Residual(section_channels),
+                _Residual(section_channels, on),
+                _Residual(section_channels, on),
             ]
             channels, height, width = section_channels, -(-height // 2), -(-width // 2)
         self.trunk = nn.Sequential(*sections)
@@ -116,6 +133,7 @@ class _ImpalaResnet(Encoder):
             nn.ReLU(),
             nn.Flatten(),
             nn.Linear(channels * height * width, config.features),
+            *_norm(config.features, on),
             nn.ReLU(),
         )
         self.output_size = config.features
@@ -126,13 +144,15 @@ class _ImpalaResnet(Encoder):
 
 
 class _Residual(nn.Module):
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, layer_norm: bool) -> None:
         super().__init__()
         self.layers = nn.Sequential(
             nn.ReLU(),
             nn.Conv2d(channels, channels, 3, padding=1),
+            *_channel_norm(channels, layer_norm),
             nn.ReLU(),
             nn.Conv2d(channels, channels, 3, padding=1),
+            *_channel_norm(channels, layer_norm),
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -148,6 +168,7 @@ class _MLP(Encoder):
         for hidden_size in config.hidden_sizes:
             layers += [
                 _orthogonal(nn.Linear(size, hidden_size)),
+                *_norm(hidden_size, config.layer_norm),
                 nn.Tanh() if config.activation == "tanh" else nn.ReLU(),
             ]
             size = hidden_size
@@ -157,6 +178,22 @@ class _MLP(Encoder):
     def forward(self, obs: Tensor) -> Tensor:
         features: Tensor = self.layers(_as_float(obs.reshape(obs.shape[0], -1)))
         return features
+
+
+class _ChannelNorm(nn.LayerNorm):
+    """LayerNorm over the channels of [N, C, H, W], at each place by itself: channels-last, they lie
+    side by side."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+def _channel_norm(channels: int, on: bool) -> list[nn.Module]:
+    return [_ChannelNorm(channels)] if on else []
+
+
+def _norm(size: int, on: bool) -> list[nn.Module]:
+    return [nn.LayerNorm(size)] if on else []
 
 
 def _as_float(obs: Tensor) -> Tensor:

@@ -1,8 +1,11 @@
-"""Policy = encoder → core → (logits, value).
+"""Policy = encoder → core → heads, whose answer is (logits, value).
 
 The encoder sees all T·B observations as one batch, the core [T, B]. The core's input is the
 features ++ the clipped last reward ++ the one-hot last action, the last two as configured.
-Sampling is a function of the logits, in ``categorical.py``.
+Which action is played is a function of the logits, in ``actions.py``.
+
+``Policy`` itself is an actor-critic; ``q_network.py`` has other heads. A policy class has a name in
+``POLICIES``, by which a saved policy is built again.
 """
 
 from dataclasses import dataclass, field
@@ -14,11 +17,13 @@ from torch import Tensor, nn
 from fwp_rl.config import Range, check_ranges
 from fwp_rl.cores import CoreConfig, build_core
 from fwp_rl.cores.delta_net import DeltaNetConfig
+from fwp_rl.models.actions import ActionRule, Sampled
 from fwp_rl.models.base import EncoderConfig
 from fwp_rl.models.encoders import ImpalaResnetConfig
+from fwp_rl.registry import Registry
 from fwp_rl.types import EnvSpec, Observation, PolicyOutput, State
 
-__all__ = ["Policy", "PolicyConfig", "has_bfloat16"]
+__all__ = ["POLICIES", "Policy", "PolicyConfig", "has_bfloat16", "head"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,8 +60,19 @@ for _structure in (Observation, PolicyOutput):
 torch.serialization.add_safe_globals([Observation])  # an exported program stores its example input
 
 
+POLICIES: "Registry[Policy]" = Registry("policy")
+
+
+@POLICIES.register("actor_critic")
 class Policy(nn.Module):
-    """An actor-critic with a memory, built for one kind of environment."""
+    """An actor-critic with a memory, built for one kind of environment.
+
+    A subclass of other heads fills in ``_build_heads`` and ``_answer``, and has a name of its own
+    in ``POLICIES``.
+    """
+
+    action_rule: ActionRule = Sampled()
+    """How it plays where nothing else is asked for; saved with it."""
 
     def __init__(self, config: PolicyConfig, spec: EnvSpec) -> None:
         super().__init__()
@@ -68,12 +84,25 @@ class Policy(nn.Module):
         if config.last_action:
             input_size += spec.num_actions
         self.core = build_core(config.core, input_size)
-        self.policy_head = _head(self.core.output_size, spec.num_actions, gain=0.01)
-        self.value_head = _head(self.core.output_size, 1, gain=1.0)
+        self._build_heads(self.core.output_size, spec.num_actions)
+
+    def _build_heads(self, input_size: int, num_actions: int) -> None:
+        """Make the modules that ``_answer`` uses."""
+        self.policy_head = head(input_size, num_actions, gain=0.01)
+        self.value_head = head(input_size, 1, gain=1.0)
+
+    def _answer(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits [T, B, A] and values [T, B] of the core's output [T, B, D]."""
+        return self.policy_head(y), self.value_head(y).squeeze(-1)
+
+    @property
+    def device(self) -> torch.device:
+        """Where its parameters are."""
+        return next(self.parameters()).device
 
     def initial_state(self, batch_size: int, device: torch.device | str | None = None) -> State:
         """The core's state at the start of an episode, by default on the policy's own device."""
-        return self.core.initial_state(batch_size, device or self.value_head.weight.device)
+        return self.core.initial_state(batch_size, device or self.device)
 
     def forward(self, observation: Observation, state: State) -> PolicyOutput:
         """Logits and values of T steps; acting is T = 1. Gradients reach the state.
@@ -102,9 +131,15 @@ class Policy(nn.Module):
             actions = torch.arange(self.spec.num_actions, device=obs.device)
             inputs.append((observation.last_action.unsqueeze(-1) == actions).float())
         y, state = self.core(torch.cat(inputs, dim=-1), state, observation.reset)
-        return PolicyOutput(
-            logits=self.policy_head(y), value=self.value_head(y).squeeze(-1), state=state
-        )
+        logits, value = self._answer(y)
+        return PolicyOutput(logits=logits, value=value, state=state)
+
+    def preferences(self, logits: Tensor) -> Tensor:
+        """How much each action is preferred, 0 to 1, for pictures: here its probability.
+
+        logits  [..., A]
+        """
+        return logits.softmax(-1)
 
     def clip_reward(self, reward: Tensor) -> Tensor:
         """The reward as this policy learns from it and sees it: clamped to its reward_clip."""
@@ -136,8 +171,9 @@ def has_bfloat16(device: torch.device) -> bool:
 has_bfloat16._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
-def _head(input_size: int, output_size: int, *, gain: float) -> nn.Linear:
-    head = nn.Linear(input_size, output_size)
-    nn.init.orthogonal_(head.weight, gain=gain)
-    nn.init.zeros_(head.bias)
-    return head
+def head(input_size: int, output_size: int, *, gain: float) -> nn.Linear:
+    """A linear layer of orthogonal rows of length ``gain``, without bias at the start."""
+    layer = nn.Linear(input_size, output_size)
+    nn.init.orthogonal_(layer.weight, gain=gain)
+    nn.init.zeros_(layer.bias)
+    return layer

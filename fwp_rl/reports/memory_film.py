@@ -48,7 +48,7 @@ class MemoryFilm:
         if not moments:
             raise ValueError("there are no moments to film")
         self.moments = moments
-        count = len(moments[0].probabilities)
+        count = len(moments[0].preferences)
         self.actions = list(actions) if actions else [f"action {a}" for a in range(count)]
         self.bands = moments[0].bands[:MAX_BANDS]
         self.scale = _memory_scale(moments, len(self.bands))
@@ -182,14 +182,14 @@ class MemoryFilm:
         self._draw_actions(draw, moment, _TOP + _SCREEN + 30)
 
     def _draw_actions(self, draw: ImageDraw.ImageDraw, moment: Moment, top: int) -> None:
-        count = len(moment.probabilities)
+        count = len(moment.preferences)
         columns = -(-count // 6)
         lines = -(-count // columns)
         width = (_LEFT + 10) // columns
         pitch = min(20, (_BOTTOM - top) // lines)
         named = width >= 90 and pitch >= 9
         label = min(110, max(76, width // 2)) if named else 0
-        for action, share in enumerate(moment.probabilities):
+        for action, share in enumerate(moment.preferences):
             column, place = divmod(action, lines)
             x, y = _MARGIN + column * width, top + place * pitch
             chosen = action == moment.action

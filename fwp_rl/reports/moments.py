@@ -48,7 +48,9 @@ class Moment:
     """Name, such as beta or decay → [rows] one number per layer and head."""
     attention: NDArray[np.float32] | None
     """[layers × heads, steps ago], the present step last; for cores that attend to a window."""
-    probabilities: NDArray[np.float32]
+    preferences: NDArray[np.float32]
+    """Of each action, 0 to 1, as ``Policy.preferences`` has it: its probability, or where its value
+    lies between the least and the greatest."""
     action: int
     value: float
     reward: float
@@ -81,7 +83,7 @@ def play(
                 change=_change(before, bands, reset),
                 rates=rates_of(records),
                 attention=_attention(records),
-                probabilities=step.output.logits[0, 0].softmax(-1).cpu().numpy(),
+                preferences=actor.policy.preferences(step.output.logits[0, 0]).cpu().numpy(),
                 action=int(step.action[0]),
                 value=float(step.output.value[0, 0]),
                 reward=reward,

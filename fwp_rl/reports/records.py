@@ -13,7 +13,6 @@ from typing import Any
 
 from fwp_rl.cores.cost import Cost, cost
 from fwp_rl.envs.atari import AtariConfig, is_game, protocol_in_words
-from fwp_rl.models.policy import Policy
 from fwp_rl.reports.groups import LONGEST_LABEL, group
 from fwp_rl.reports.plots import CURVE_POINTS, RETURN, VALIDATION, Floats, curve_points
 from fwp_rl.reports.sources import Source, find_runs, no_runs, plain, reason
@@ -40,6 +39,7 @@ class Evaluation:
     interval  of the mean over games, 95 %; None where there is none
     success   share of games that reached the goal; None for a task without one
     protocol  of play, in words; None for a task with one set of rules
+    actions   how they were chosen, as the file says; None of a sequence task
     """
 
     mean: float
@@ -49,6 +49,7 @@ class Evaluation:
     interval: tuple[float, float] | None
     success: float | None
     protocol: str | None
+    actions: str | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -210,7 +211,7 @@ def _size(config: RunConfig, run: RunDirectory) -> Size | None:
         inputs = result.size.core_inputs
         core = None if inputs is None else cost(config.core, inputs)
         return Size(parameters=result.size.parameters, core=core)
-    policy = Policy(config, config.env.spec())
+    policy = config.build_policy()
     return Size(
         parameters=sum(parameter.numel() for parameter in policy.parameters()),
         core=cost(config.core, policy.core.input_size),
@@ -241,6 +242,7 @@ def _score(run: RunDirectory) -> Evaluation | None:
             interval=None,
             success=None,
             protocol=None,
+            actions=None,
         )
     summary, environment = found.result["summary"], found.result.get("environment")
     success = summary.get("success")
@@ -253,6 +255,7 @@ def _score(run: RunDirectory) -> Evaluation | None:
         interval=_pair(summary.get("interval")),
         success=rate if _is_number(rate) else None,
         protocol=_protocol(environment) if isinstance(environment, dict) else None,
+        actions=plain(found.result["protocol"]["actions"]),
     )
 
 

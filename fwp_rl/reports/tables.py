@@ -67,7 +67,7 @@ def _order(name: str) -> int:
 def _meaning(score: Evaluation) -> str:
     if score.games is None:
         return f"{score.measure} on the test split, weights of the best validation"
-    return f"mean of {score.games} whole games, sampled actions, last checkpoint"
+    return f"mean of {score.games} whole games, {score.actions} actions, last checkpoint"
 
 
 def differences(records: Records) -> Table:

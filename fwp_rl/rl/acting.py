@@ -8,7 +8,7 @@ answers whoever asks.
 import torch
 from torch import Tensor
 
-from fwp_rl.models.categorical import greedy_action, sample_action
+from fwp_rl.models.actions import ActionRule
 from fwp_rl.models.policy import Policy
 from fwp_rl.rl.transfer import Parcel
 from fwp_rl.types import Observation, PolicyOutput, State
@@ -23,16 +23,21 @@ class Acting:
     """What is acted on next, T = 1, on the policy's device."""
 
     def __init__(
-        self, policy: Policy, columns: int, *, generator: torch.Generator, greedy: bool = False
+        self,
+        policy: Policy,
+        columns: int,
+        *,
+        generator: torch.Generator,
+        rule: ActionRule | None = None,
     ) -> None:
         """
         columns    environments that are acted in
         generator  draws the actions, on the policy's device
-        greedy     take the most probable action instead
+        rule       which action is played; None: by the policy's own rule
         """
         self.policy = policy
         self.generator = generator
-        self.greedy = greedy
+        self.rule = policy.action_rule if rule is None else rule
         self.device = generator.device
         self.state: State = policy.initial_state(columns, self.device)
         self.played = torch.zeros(columns, dtype=torch.int64)
@@ -67,8 +72,7 @@ class Acting:
         """What the policy says of it, and the actions [B] int64 on its device; ``played`` has them
         on the CPU. The state goes on."""
         output: PolicyOutput = self.policy(self.observation, self.state)
-        logits = output.logits[0]
-        action = greedy_action(logits) if self.greedy else sample_action(logits, self.generator)
+        action = self.rule(output.logits[0], self.generator)
         self.played = action.cpu()
         self.state = output.state
         return output, action

@@ -27,7 +27,7 @@ from fwp_rl.config import BOOKKEEPING, ConfigError, Range, check_ranges
 from fwp_rl.envs import EnvConfig, VectorEnv
 from fwp_rl.machine import check_device_name, choose_device, usable_cores
 from fwp_rl.models.policy import Policy
-from fwp_rl.rl.collector import Actor, Collector, Stopwatch
+from fwp_rl.rl.collector import NO_EXTRAS, Actor, Collector, Extras, Stopwatch
 from fwp_rl.rl.handover import Assembly, Batch, Unroll, Weights
 from fwp_rl.rl.pulse import Cancelled, Pulse
 from fwp_rl.rl.transfer import synchronize
@@ -93,6 +93,7 @@ class Actors:
         generators: Sequence[torch.Generator],
         unroll_length: int,
         batch_size: int,
+        extras: Extras = NO_EXTRAS,
         poll: Callable[[], object] = lambda: None,
     ) -> None:
         """Builds the environments and starts nothing.
@@ -100,6 +101,7 @@ class Actors:
         policy      the learner's; its device is where batches go
         seeds       one per environment column; their number is a multiple of ``config.count``
         generators  one per actor, on the actors' device: they draw its actions
+        extras      what batches hold beside the rest, by name; read in each actor's thread
         poll        called again and again while ``next_batch`` waits, and before each step that is
                     played in the learner's thread; what it raises leaves ``next_batch``
         """
@@ -108,7 +110,7 @@ class Actors:
                 f"actors.count: got {config.count}, expected a divisor of num_envs = {len(seeds)}: "
                 "each actor has as many environments as the others"
             )
-        self._device = policy.value_head.weight.device
+        self._device = policy.device
         self._unroll_length = unroll_length
         self._weights = Weights(policy, generators[0].device)
         self._assembly = Assembly(policy, unroll_length, batch_size)
@@ -137,6 +139,7 @@ class Actors:
                         self._weights,
                         generator=generator,
                         unroll_length=unroll_length,
+                        extras=extras,
                         buffers=1 if inline else config.buffers,
                         cpu_threads=config.cpu_threads,
                         pin_memory=generator.device.type == "cpu" and self._device.type == "cuda",
@@ -190,6 +193,7 @@ class _Player:
         *,
         generator: torch.Generator,
         unroll_length: int,
+        extras: Extras,
         buffers: int,
         cpu_threads: int,
         pin_memory: bool,
@@ -206,6 +210,7 @@ class _Player:
         self._version = 0
         self._generator = generator
         self._unroll_length = unroll_length
+        self._extras = extras
         self._buffers = buffers
         self._pin_memory = pin_memory
         self._stopwatch = Stopwatch()
@@ -220,7 +225,7 @@ class _Player:
             stopwatch=self._stopwatch,
             pulse=self.pulse,
         )
-        self._collector = Collector(actor, self._unroll_length)
+        self._collector = Collector(actor, self._unroll_length, extras=self._extras)
         for _ in range(self._buffers):
             self.free.put(self._collector.new_rollout(pin_memory=self._pin_memory))
         self._last = time.perf_counter()

@@ -5,9 +5,10 @@ in ``acting.py``.
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import torch
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fwp_rl.envs import EnvStep, Game, VectorEnv
+from fwp_rl.models.actions import ActionRule
 from fwp_rl.models.policy import Policy
 from fwp_rl.rl.acting import Acting
 from fwp_rl.rl.pulse import Pulse
@@ -25,6 +27,9 @@ __all__ = [
     "Actor",
     "ActorStep",
     "Collector",
+    "Extra",
+    "Extras",
+    "NO_EXTRAS",
     "Stopwatch",
     "casting_weights_once",
     "empty_rollout",
@@ -74,6 +79,20 @@ class ActorStep:
     answer: EnvStep
 
 
+@dataclass(frozen=True, kw_only=True)
+class Extra:
+    """A tensor [T, B, *shape] that an agent wants collected beside what every rollout holds."""
+
+    read: Callable[[ActorStep], Tensor]
+    """What it is of one step: [B, *shape], on the actor's device, a tensor made anew."""
+    shape: tuple[int, ...] = ()
+    dtype: torch.dtype = torch.float32
+
+
+Extras = Mapping[str, Extra]
+NO_EXTRAS: Extras = MappingProxyType({})
+
+
 class Actor:
     """A policy at play in an environment."""
 
@@ -83,16 +102,18 @@ class Actor:
         env: VectorEnv,
         *,
         generator: torch.Generator,
-        greedy: bool = False,
+        rule: ActionRule | None = None,
         stopwatch: Stopwatch | None = None,
         pulse: Pulse | None = None,
     ) -> None:
         """Resets the environment.
 
         generator  draws the actions, on the policy's device
+        rule       which action is played; None: by the policy's own rule. It may be changed between
+                   two steps
         pulse      beats at every step, and may end the play before one
         """
-        self.acting = Acting(policy, env.num_envs, generator=generator, greedy=greedy)
+        self.acting = Acting(policy, env.num_envs, generator=generator, rule=rule)
         self.policy = policy
         self.env = env
         self.stopwatch = stopwatch or Stopwatch()
@@ -103,6 +124,15 @@ class Actor:
             reset=torch.ones(env.num_envs, dtype=torch.bool),
             reward=torch.zeros(env.num_envs),
         )
+
+    @property
+    def rule(self) -> ActionRule:
+        """Which action is played."""
+        return self.acting.rule
+
+    @rule.setter
+    def rule(self, rule: ActionRule) -> None:
+        self.acting.rule = rule
 
     @property
     def observation(self) -> Observation:
@@ -158,8 +188,10 @@ class Collector:
     """Fills one rollout after the other, in buffers that are reused: by default in its own one, so
     that a rollout has to be used before the next ``collect``."""
 
-    def __init__(self, actor: Actor, rollout_length: int) -> None:
+    def __init__(self, actor: Actor, rollout_length: int, *, extras: Extras = NO_EXTRAS) -> None:
+        """extras  name → what the rollouts hold beside the rest, as ``Rollout.extras``"""
         self.actor = actor
+        self.extras = extras
         self.rollout_length = rollout_length
         self._rollout: Rollout | None = None  # made where no buffer is given
 
@@ -173,6 +205,7 @@ class Collector:
             obs_dtype=actor.observation.obs.dtype,
             device=actor.device,
             pin_memory=pin_memory,
+            extras={name: (extra.shape, extra.dtype) for name, extra in self.extras.items()},
         )
 
     def collect(self, into: Rollout | None = None) -> tuple[Rollout, list[Game]]:
@@ -197,12 +230,17 @@ class Collector:
                 rollout.observation.obs[t] = step.observation.obs[0]
                 output = step.output
                 made.append(
-                    (*_beside(step.observation), step.action[None], output.logits, output.value)
+                    (
+                        *_beside(step.observation),
+                        *(step.action[None], output.logits, output.value),
+                        *(self._read(name, step) for name in self.extras),
+                    )
                 )
                 answers.enter(t, step.answer)
                 games += step.answer.games
         done = (rollout.action, rollout.behaviour_logits, rollout.value)
-        places = (*_beside(rollout.observation), *done)
+        beside = (rollout.extras[name] for name in self.extras)
+        places = (*_beside(rollout.observation), *done, *beside)
         for place, tensors in zip(places, zip(*made, strict=True), strict=True):
             torch.cat(tensors, out=place[: self.rollout_length])
         answers.deliver()
@@ -214,6 +252,19 @@ class Collector:
         actor.pulse.unrolled(time.perf_counter() - start)
         return rollout, games
 
+    def _read(self, name: str, step: ActorStep) -> Tensor:
+        """An extra [1, B, ...] of one step. ValueError where it is not of the form that was
+        named."""
+        extra = self.extras[name]
+        tensor = extra.read(step)
+        shape = (self.actor.env.num_envs, *extra.shape)
+        if tensor.shape != shape or tensor.dtype != extra.dtype:
+            raise ValueError(
+                f"extra {name!r}: got {tensor.dtype} {list(tensor.shape)}, expected {extra.dtype} "
+                f"{list(shape)}"
+            )
+        return tensor[None]
+
 
 def empty_rollout(
     policy: Policy,
@@ -223,8 +274,12 @@ def empty_rollout(
     obs_dtype: torch.dtype,
     device: torch.device,
     pin_memory: bool = False,
+    extras: Mapping[str, tuple[tuple[int, ...], torch.dtype]] = MappingProxyType({}),
 ) -> Rollout:
-    """A rollout of a policy's shapes whose tensors hold nothing yet."""
+    """A rollout of a policy's shapes whose tensors hold nothing yet.
+
+    extras  name → shape and dtype of what it holds at each step of each environment beside the rest
+    """
 
     def empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         return torch.empty(shape, dtype=dtype, device=device, pin_memory=pin_memory)
@@ -246,6 +301,7 @@ def empty_rollout(
         behaviour_logits=empty((*inner, spec.num_actions), torch.float32),
         value=empty(inner, torch.float32),
         initial_state=policy.initial_state(columns, device),
+        extras={name: empty((*inner, *shape), dtype) for name, (shape, dtype) in extras.items()},
     )
 
 

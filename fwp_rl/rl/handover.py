@@ -25,7 +25,7 @@ class Weights:
         self.version = 0
         self._lock = threading.Lock()
         tensors = [x.detach().to(device, copy=True) for x in policy.state_dict().values()]
-        if device.type == "cpu" and policy.value_head.weight.is_cuda:
+        if device.type == "cpu" and policy.device.type == "cuda":
             tensors = [x.pin_memory() for x in tensors]
         self._tensors = tensors
 
@@ -82,7 +82,7 @@ class Assembly:
         self._policy = policy
         self._unroll_length = unroll_length
         self._batch_size = batch_size
-        self._device = policy.value_head.weight.device
+        self._device = policy.device
         self._rollout: Rollout | None = None
         self._staging: Rollout | None = None  # for unrolls of another device
         self._open: Unroll | None = None  # has columns left
@@ -151,4 +151,5 @@ class Assembly:
             self._unroll_length,
             obs_dtype=like.observation.obs.dtype,
             device=self._device,
+            extras={name: (x.shape[2:], x.dtype) for name, x in like.extras.items()},
         )

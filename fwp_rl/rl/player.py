@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from fwp_rl.machine import choose_device, set_gpu_arithmetic
+from fwp_rl.models.actions import asked_rule
 from fwp_rl.models.policy import Policy
 from fwp_rl.rl.acting import Acting
 from fwp_rl.runs.policy import load_policy
@@ -35,18 +36,25 @@ class Player:
     """
 
     def __init__(
-        self, policy: Policy, *, greedy: bool = False, seed: int = 0, device: str = "cpu"
+        self,
+        policy: Policy,
+        *,
+        greedy: bool = False,
+        actions: str | None = None,
+        seed: int = 0,
+        device: str = "cpu",
     ) -> None:
         """
         policy  is moved to the device and put into evaluation mode
-        greedy  take the most probable action instead of sampling
+        greedy  short for actions "greedy"
+        actions name of an action rule: sampled, greedy, epsilon_greedy; by default the policy's own
         seed    of the actions; the same as an evaluation's draws the same
         device  cpu, cuda or cuda:N; auto takes a CUDA device if there is one
         """
         where = choose_device(device)
         set_gpu_arithmetic(policy.config.matmul_precision)
         self.policy = policy.eval().to(where)
-        self.greedy = greedy
+        self._rule = asked_rule(actions, greedy=greedy)
         self._generator = torch.Generator(where).manual_seed(
             derive_seed(seed, "evaluation-actions")
         )
@@ -88,9 +96,7 @@ class Player:
         columns = shape[0] if shape else 1
         if self._acting is None:
             self._shape = shape
-            self._acting = Acting(
-                self.policy, columns, generator=self._generator, greedy=self.greedy
-            )
+            self._acting = Acting(self.policy, columns, generator=self._generator, rule=self._rule)
         self._acting.see(
             torch.from_numpy(obs.reshape(columns, *self.policy.spec.observation_shape)),
             reset=torch.from_numpy(resets.reshape(columns).copy()),
@@ -153,9 +159,14 @@ class Player:
 
 
 def load_player(
-    path: str | Path, *, greedy: bool = False, seed: int = 0, device: str = "cpu"
+    path: str | Path,
+    *,
+    greedy: bool = False,
+    actions: str | None = None,
+    seed: int = 0,
+    device: str = "cpu",
 ) -> Player:
     """The policy in a policy folder, a run directory or a checkpoint of a run, as a ``Player``. It
     needs the policy's core and encoder, and not the environment that it was trained on.
     CheckpointError as for ``load_policy``."""
-    return Player(load_policy(path), greedy=greedy, seed=seed, device=device)
+    return Player(load_policy(path), greedy=greedy, actions=actions, seed=seed, device=device)

@@ -8,7 +8,7 @@ bootstraps from value[e + 1] alone, which is the value of the true last observat
 import torch
 from torch import Tensor
 
-__all__ = ["gae", "v_trace"]
+__all__ = ["gae", "q_lambda", "v_trace"]
 
 
 @torch.no_grad()
@@ -30,6 +30,20 @@ def gae(
     delta = reward + discount * value[1:] - value[:-1]
     advantage = _backward_sum(delta, discount * lam, mask)
     return value[:-1] + advantage, advantage
+
+
+def q_lambda(
+    reward: Tensor, discount: Tensor, value: Tensor, mask: Tensor, *, lam: float
+) -> Tensor:
+    """Q(λ) returns (Peng and Williams 1996) of what a policy has played; no gradient in them.
+
+        G[t] = r[t] + discount[t] ((1 − λ) v[t+1] + λ G[t+1]),   G[T] = v[T],   v = max over a of Q
+
+    At a dummy step G is v: a truncated step bootstraps from the value of its true last observation.
+    Actions that were not greedy do not cut the trace. G − v obeys the recursion of ``gae``, whose
+    arguments these are.
+    """
+    return gae(reward, discount, value, mask, lam=lam)[0]
 
 
 @torch.no_grad()

@@ -2,8 +2,9 @@
 
     checkpoints/step_000000123456/
         policy.safetensors     the policy's parameters and buffers
-        trainer.safetensors    optimizer.<parameter index>.<key>, rng.*, generator.<name>
-        state.json             the optimizer's numbers, the caller's state, the run and its config
+        trainer.safetensors    optimizer.<parameter index>.<key>, rng.*, generator.<name>, tracked.*
+        state.json             numbers of the optimizer and of what is tracked, the caller's state,
+                               the run and its config
         manifest.json          sizes, SHA-256, step, score and what it measures, milestone; a seal
 
 A folder of this kind is whole or absent (``fwp_rl/runs/files.py``). The newest good one wins
@@ -15,6 +16,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 import torch
@@ -43,6 +45,7 @@ from fwp_rl.runs.tensors import (
     read_shapes,
     read_tensors,
 )
+from fwp_rl.runs.tracked import Stateful, check_states, describe_states, load_states
 from fwp_rl.runs.trainer_state import (
     OF_OPTIMIZER,
     check_random,
@@ -83,20 +86,24 @@ class Checkpoint:
     policy: dict[str, Tensor]
     trainer: dict[str, Tensor]
     optimizer: dict[str, Any]
+    tracked: dict[str, Any]
+    """Name → the state of what was tracked, as ``tracked.py`` has it, without its tensors."""
 
     def check(
         self,
         policy: nn.Module,
         optimizer: torch.optim.Optimizer,
         generators: Mapping[str, torch.Generator],
+        tracked: Mapping[str, Stateful] = MappingProxyType({}),
     ) -> None:
-        """CheckpointError where the policy, the optimizer or the generators are not those that were
-        saved."""
+        """CheckpointError where the policy, the optimizer, the generators or what is tracked are
+        not those that were saved."""
         where = str(self.path)
         check_same_optimizer(self.optimizer, describe_optimizer(optimizer, policy), where)
         missing = [name for name in generators if f"generator.{name}" not in self.trainer]
         if missing:
             raise CheckpointError(f"{where}: holds no random generator {', '.join(missing)}")
+        check_states(tracked, self.tracked, self.trainer, where)
         check_tensors(self.policy, policy, source=where)
 
     def restore(
@@ -104,11 +111,12 @@ class Checkpoint:
         policy: nn.Module,
         optimizer: torch.optim.Optimizer,
         generators: Mapping[str, torch.Generator],
+        tracked: Mapping[str, Stateful] = MappingProxyType({}),
     ) -> None:
         """Put everything back, torch's global random state included. CheckpointError as ``check``,
         before anything is changed."""
         where = str(self.path)
-        self.check(policy, optimizer, generators)
+        self.check(policy, optimizer, generators, tracked)
         before = optimizer.state_dict()
         try:
             optimizer.load_state_dict(self._optimizer_state())
@@ -118,6 +126,11 @@ class Checkpoint:
                 f"{where}: holds no state that {type(optimizer).__name__} can take over: "
                 f"{shown(str(error))}"
             ) from None
+        try:
+            load_states(tracked, self.tracked, self.trainer, where)
+        except CheckpointError:
+            optimizer.load_state_dict(before)
+            raise
         load_tensors(policy, self.policy, source=where)
         torch.set_rng_state(self.trainer["rng.torch"])
         for index in range(torch.cuda.device_count()):
@@ -163,6 +176,7 @@ def save_checkpoint(
     optimizer: torch.optim.Optimizer,
     state: Mapping[str, Any],
     generators: Mapping[str, torch.Generator],
+    tracked: Mapping[str, Stateful] = MappingProxyType({}),
     run: Mapping[str, Any],
     score: float | None = None,
     measure: Literal["training", "evaluation"] | None = None,
@@ -172,6 +186,7 @@ def save_checkpoint(
     """Save one checkpoint, drop what is no longer needed, and return the checkpoint's folder.
 
     state      anything JSON can hold: counters, schedules, ``numpy_generator.bit_generator.state``
+    tracked    name → anything else with a state to go on with
     run        ``{"id": ..., "config": ...}``: whose checkpoint it is, the config as plain data
     score      higher is better; None where there is none yet, and saved as None where it is not
                finite: a number that only ranks stops no save
@@ -179,8 +194,8 @@ def save_checkpoint(
     milestone  keep it for ever
     keep       how many of the newest stay; the best scored one always stays
 
-    CheckpointError where a parameter or the optimizer's state is not finite: the older checkpoints
-    are worth more.
+    CheckpointError where a parameter or the optimizer's state is not finite, or one that is tracked
+    holds a NaN: the older checkpoints are worth more.
     """
     if (score is None) != (measure is None):
         raise ValueError(f"measure: got {measure!r} with score {score!r}, expected both or none")
@@ -198,11 +213,16 @@ def save_checkpoint(
                 trainer[f"optimizer.{index}.{key}"] = plain(value)
             else:
                 description["values"].setdefault(str(index), {})[key] = value
+    states, tensors = describe_states(tracked)
+    trainer |= tensors
+    document = {"optimizer": description, "state": state, "run": dict(run)}
+    if states:
+        document["tracked"] = states
     path = checkpoint_path(directory, step)
     files = {
         POLICY: dump_safetensors(module_tensors(policy)),
         TRAINER: dump_safetensors(trainer),
-        STATE: _dump_state({"optimizer": description, "state": state, "run": dict(run)}, path),
+        STATE: _dump_state(document, path),
     }
     about = {"step": step, "score": score, "measure": measure, "milestone": milestone}
     write_folder(path, files, kind="checkpoint", about=about)
@@ -217,7 +237,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
     data = parse_json(folder.read(STATE, most=JSON_BYTES), path / STATE)
     state = checked(CheckpointState, data, path / STATE)
     shapes = read_shapes(folder, POLICY)
-    check_trainer(read_shapes(folder, TRAINER), state.optimizer, shapes, path / TRAINER)
+    own = read_shapes(folder, TRAINER)
+    check_trainer(own, state.optimizer, shapes, path / TRAINER, tracked=state.tracked)
     policy, trainer = read_tensors(folder, POLICY), read_tensors(folder, TRAINER)
     check_random(trainer, path / TRAINER)
     return Checkpoint(
@@ -232,6 +253,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         policy=policy,
         trainer=trainer,
         optimizer=data["optimizer"],
+        tracked=state.tracked,
     )
 
 

@@ -10,7 +10,7 @@ from fwp_rl.cores.delta_net import DeltaNetConfig
 from fwp_rl.envs import EnvConfig
 from fwp_rl.envs.atari import AtariConfig
 from fwp_rl.machine import check_device_name
-from fwp_rl.models.policy import PolicyConfig
+from fwp_rl.models.policy import Policy, PolicyConfig
 from fwp_rl.registry import Registry
 
 __all__ = ["AGENTS", "LoggerName", "RunConfig", "TrainConfig"]
@@ -110,6 +110,11 @@ class TrainConfig(RunConfig, PolicyConfig):
                 f"evaluate_every: got {self.evaluate_every} with evaluation_games = 0, expected "
                 "evaluation_games of 1 or more"
             )
+
+    def build_policy(self) -> Policy:
+        """The network that the agent trains, for its environment: an actor-critic unless the agent
+        has another."""
+        return Policy(self, self.env.spec())
 
     def subject(self) -> str:
         return self.env.spec().name.rpartition("/")[2]

@@ -2,7 +2,8 @@
 
     policy/
         policy.safetensors   parameters and buffers
-        config.json          policy config, environment spec and config, metadata, probe
+        config.json          policy class and config, action rule, environment spec and config,
+                             metadata, probe
         manifest.json        sizes and SHA-256
 
 The *probe* is what the network answers to a fixed observation sequence, computed when it was
@@ -27,8 +28,9 @@ from torch import Tensor
 import fwp_rl
 from fwp_rl.config import ConfigError
 from fwp_rl.envs import EnvConfig
-from fwp_rl.models.policy import Policy, PolicyConfig
-from fwp_rl.registry import named, shown
+from fwp_rl.models.actions import ActionRule
+from fwp_rl.models.policy import POLICIES, Policy, PolicyConfig
+from fwp_rl.registry import UnknownNameError, named, shown
 from fwp_rl.runs.directory import check_policy_folder, policy_folder
 from fwp_rl.runs.files import (
     JSON_BYTES,
@@ -41,7 +43,12 @@ from fwp_rl.runs.files import (
     write_folder,
 )
 from fwp_rl.runs.keeping import POLICY, TRAINER, open_checkpoint
-from fwp_rl.runs.presets import config_to_dict, env_config_from_dict, policy_config_from_dict
+from fwp_rl.runs.presets import (
+    action_rule_from_dict,
+    config_to_dict,
+    env_config_from_dict,
+    policy_config_from_dict,
+)
 from fwp_rl.runs.schema import Probe, SavedConfig, checked
 from fwp_rl.runs.tensors import (
     Shapes,
@@ -54,7 +61,15 @@ from fwp_rl.runs.tensors import (
 )
 from fwp_rl.types import EnvSpec, Observation
 
-__all__ = ["SavedPolicy", "load_env", "load_policy", "load_saved", "save_policy", "saved_step"]
+__all__ = [
+    "SavedPolicy",
+    "load_env",
+    "load_policy",
+    "load_saved",
+    "policy_name",
+    "save_policy",
+    "saved_step",
+]
 
 CONFIG = "config.json"
 
@@ -96,7 +111,9 @@ class SavedPolicy:
 class _Description:
     """``config.json``, read."""
 
+    network: type[Policy]
     policy: PolicyConfig
+    actions: ActionRule
     spec: EnvSpec
     environment: _Environment
     metadata: dict[str, Any]
@@ -108,7 +125,7 @@ class _Description:
         built without memory for them to find out."""
         try:
             with at_most_parameters(len(shapes), source=str(self.source)), torch.device("meta"):
-                policy = Policy(self.policy, self.spec)
+                policy = self.network(self.policy, self.spec)
                 state = policy.initial_state(2, "meta")
         except (CheckpointError, ConfigError):
             raise
@@ -127,10 +144,11 @@ class _Description:
         """The network with these weights, whose shapes have been checked."""
         try:
             with torch.random.fork_rng(devices=[]):  # the caller's random stream stays as it is
-                policy = Policy(self.policy, self.spec)
+                policy = self.network(self.policy, self.spec)
         except (RuntimeError, MemoryError) as error:
             raise self._failed("describes a network that cannot be built", error) from None
         load_tensors(policy, weights, source=str(path))
+        policy.action_rule = self.actions
         return SavedPolicy(
             policy=policy.eval(),
             metadata=self.metadata,
@@ -178,8 +196,10 @@ def save_policy(
             "the network's answers hold NaN or infinity: not saved; older files are intact"
         )
     config = {
+        "network": policy_name(policy),
         # the config of a training run is a policy config with more fields
         "policy": config_to_dict(policy.config, PolicyConfig),
+        "actions": config_to_dict(policy.action_rule),
         "spec": asdict(policy.spec),
         "env": config_to_dict(env),
         "metadata": dict(metadata),
@@ -189,6 +209,18 @@ def save_policy(
     checked(SavedConfig, parse_json(data, folder / CONFIG), folder / CONFIG)  # can be read again
     files = {POLICY: dump_safetensors(weights), CONFIG: data}
     write_folder(folder, files, kind="policy", about={})
+
+
+def policy_name(policy: Policy) -> str:
+    """The name of a policy's class, by which a folder is loaded again. ConfigError where it has
+    none."""
+    try:
+        return POLICIES.name_of(type(policy))
+    except UnknownNameError:
+        raise ConfigError(
+            f"policy: {type(policy).__name__} has no name to be loaded by: put "
+            "@POLICIES.register('my_policy') (fwp_rl.models) over the class"
+        ) from None
 
 
 def load_policy(path: str | Path) -> Policy:
@@ -278,8 +310,14 @@ def _describe(sealed: SealedFolder) -> _Description:
     source = sealed.path / CONFIG
     config = _saved_config(sealed)
     spec = config.spec
+    try:
+        network = POLICIES[config.network]
+    except UnknownNameError as error:
+        raise CheckpointError(f"{source}: network: {error}") from None
     return _Description(
+        network=network,
         policy=policy_config_from_dict(config.policy, source=f"{source}: policy"),
+        actions=action_rule_from_dict(config.actions, source=f"{source}: actions"),
         spec=EnvSpec(
             name=spec.name,
             observation_shape=tuple(spec.observation_shape),

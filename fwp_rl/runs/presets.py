@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from fwp_rl.config import ConfigError, as_written, is_bookkeeping, union_members
 from fwp_rl.cores import CORES, CoreConfig
 from fwp_rl.envs import ENVS, EnvConfig
+from fwp_rl.models.actions import ACTION_RULES, ActionRule
 from fwp_rl.models.base import ENCODERS, EncoderConfig
 from fwp_rl.models.policy import PolicyConfig
 from fwp_rl.registry import Registry, UnknownNameError, named, shown, suggestion
@@ -23,6 +24,7 @@ from fwp_rl.tasks import TASKS, TaskConfig
 
 __all__ = [
     "REGISTRIES",
+    "action_rule_from_dict",
     "bookkeeping",
     "config_from_dict",
     "config_to_dict",
@@ -39,6 +41,7 @@ __all__ = [
 D = TypeVar("D")
 
 REGISTRIES: dict[type, Registry[Any]] = {
+    ActionRule: ACTION_RULES,
     CoreConfig: CORES,
     EncoderConfig: ENCODERS,
     EnvConfig: ENVS,
@@ -74,6 +77,12 @@ def env_config_from_dict(data: Mapping[str, Any], *, source: str = "env") -> Env
     """An environment's config from plain data; ``name:`` names the family."""
     config: EnvConfig = _build_section(ENVS, None, data, source, "")
     return config
+
+
+def action_rule_from_dict(data: Mapping[str, Any], *, source: str = "actions") -> ActionRule:
+    """An action rule from plain data; ``name:`` names it."""
+    rule: ActionRule = _build_section(ACTION_RULES, None, data, source, "")
+    return rule
 
 
 def task_config_from_dict(data: Mapping[str, Any], *, source: str = "task") -> TaskConfig:

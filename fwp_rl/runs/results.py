@@ -32,9 +32,9 @@ class Score:
 def score(run: RunDirectory, *, games: int = 0) -> Score | None:
     """A run's score; None where its last checkpoint was not evaluated.
 
-    Of the evaluations of the last checkpoint with sampled actions and at least ``games`` whole
-    games: the one of most games, then the newest. Never the best of several, and never an earlier
-    checkpoint's. Of a sequence task: the measure on its test split.
+    Of the evaluations of the last checkpoint by the policy's own action rule and of at least
+    ``games`` whole games: the one of most games, then the newest. Never the best of several, and
+    never an earlier checkpoint's. Of a sequence task: the measure on its test split.
     """
     if run.result.is_file():
         of_task = task_result(run)
@@ -45,7 +45,8 @@ def score(run: RunDirectory, *, games: int = 0) -> Score | None:
     found = [
         (known, result)
         for known, result in _of_the_last_checkpoint(run)
-        if known.protocol.actions == "sampled" and (known.protocol.games or 0) >= max(games, 1)
+        if known.protocol.actions == known.protocol.policy_actions
+        and (known.protocol.games or 0) >= max(games, 1)
     ]
     if not found:
         return None

@@ -134,11 +134,13 @@ class RunIdentity(Strict):
 
 
 class CheckpointState(Strict):
-    """``state.json`` of a checkpoint; ``run`` is missing in those of schema 1."""
+    """``state.json`` of a checkpoint; ``run`` is missing in those of schema 1, ``tracked`` where
+    nothing is."""
 
     optimizer: OptimizerState
     state: dict[str, Any]
     run: RunIdentity | None = None
+    tracked: dict[str, Any] = {}
 
 
 class Spec(Strict):
@@ -167,9 +169,13 @@ class Probe(Strict):
 
 
 class SavedConfig(Strict):
-    """``config.json`` of a policy folder. ``policy`` and ``env`` are configs, checked as such."""
+    """``config.json`` of a policy folder. ``policy``, ``env`` and ``actions`` are configs, checked
+    as such. The oldest say neither which ``network`` it is nor which actions it plays: an
+    actor-critic's, drawn."""
 
+    network: str = "actor_critic"
     policy: dict[str, Any]
+    actions: dict[str, Any] = {"name": "sampled"}
     spec: Spec
     env: dict[str, Any]
     metadata: Metadata
@@ -181,6 +187,8 @@ class EvaluationProtocol(Strict):
 
     name: str | None = None
     actions: str | None = None
+    policy_actions: str = "sampled"
+    """The policy's own rule, by which it is scored."""
     checkpoint: str | None = None
     games: int | None = None
 

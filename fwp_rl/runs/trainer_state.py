@@ -1,8 +1,9 @@
-"""What a checkpoint holds beside the policy: the state of the optimizer and of generators."""
+"""What a checkpoint holds beside the policy: the state of the optimizer and of generators. What
+else an agent tracks is in ``tracked.py``."""
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from fwp_rl.registry import named, shown
 from fwp_rl.runs.files import CheckpointError
 from fwp_rl.runs.schema import OptimizerState
 from fwp_rl.runs.tensors import Shapes
+from fwp_rl.runs.tracked import OF_TRACKED
 
 __all__ = [
     "OF_OPTIMIZER",
@@ -93,8 +95,16 @@ def random_states(generators: Mapping[str, torch.Generator]) -> dict[str, Tensor
     return states | {f"generator.{name}": g.get_state() for name, g in generators.items()}
 
 
-def check_trainer(shapes: Shapes, optimizer: OptimizerState, policy: Shapes, path: Path) -> None:
-    """CheckpointError unless each tensor is of a parameter, and no larger, or of a generator."""
+def check_trainer(
+    shapes: Shapes,
+    optimizer: OptimizerState,
+    policy: Shapes,
+    path: Path,
+    *,
+    tracked: Collection[str] = (),
+) -> None:
+    """CheckpointError unless each tensor is of a parameter, and no larger, of a generator, or of
+    what is tracked."""
     for name in optimizer.parameters:
         if name not in policy and name != "?":  # a parameter beside the policy's
             raise CheckpointError(
@@ -113,6 +123,8 @@ def check_trainer(shapes: Shapes, optimizer: OptimizerState, policy: Shapes, pat
             # what the optimizer updates beside the policy's parameters may be of any size
             small = of is None or size <= max(math.prod(of), 1)
             fits = known and keys[index] <= _MOST_KEYS and small
+        elif match := OF_TRACKED.fullmatch(name):
+            fits = match[1] in tracked
         else:
             fits = False
         if not fits:

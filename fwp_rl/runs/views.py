@@ -99,8 +99,12 @@ _MEANINGS = {
     "policy/ratio_deviation": "Largest |ratio - 1| before the first update: 0 where the learner "
     "sees what the actor saw",
     "policy/epochs": "Passes over each rollout",
+    "policy/epsilon": "Probability of an action at random",
     "optimizer/learning_rate": "Learning rate",
     "optimizer/gradient_norm": "Norm of the gradient before clipping",
+    "value/q_mean": "Mean value of the actions that were played",
+    "value/q_deviation": "Largest difference of a value from the actor's, over 1 + |value|, before "
+    "the first update: 0 where the learner sees what the actor saw",
     "value/explained_variance": "Share of the targets' variance that the value explains; at most 1",
     "evaluation/mean_return": "Mean return of an evaluation: whole games of environments of its "
     "own",

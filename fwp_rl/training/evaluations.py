@@ -61,7 +61,6 @@ class Evaluations:
                 copy.deepcopy(policy).eval(),
                 self._config.env,
                 games=self._config.evaluation_games,
-                greedy=False,
                 seed=seed,
                 device=self._device,
                 quiet=True,
@@ -75,7 +74,7 @@ class Evaluations:
             where=self._run.path / "checkpoints" / name,
             step=step,
             run=run,
-            greedy=False,
+            rule=policy.action_rule,
             checkpoint=name,
             seed=seed,
         )

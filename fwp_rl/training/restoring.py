@@ -16,6 +16,7 @@ from fwp_rl.runs.files import CheckpointError
 from fwp_rl.runs.keeping import STATE
 from fwp_rl.runs.presets import bookkeeping, config_from_dict, first_change, load_preset
 from fwp_rl.runs.schema import Strict, checked
+from fwp_rl.runs.tracked import Stateful
 
 __all__ = ["RESUME_MAY_CHANGE", "Count", "Restored", "SessionState", "restore"]
 
@@ -53,6 +54,7 @@ def restore(
     network: nn.Module,
     optimizer: torch.optim.Optimizer,
     generators: Mapping[str, torch.Generator],
+    tracked: Mapping[str, Stateful],
     *,
     schema: type[SessionState],
 ) -> Restored:
@@ -68,7 +70,7 @@ def restore(
     def check(checkpoint: Checkpoint) -> None:
         """One that could not be gone on from is a damaged one, and an older one is tried."""
         _state(checkpoint, schema)
-        checkpoint.check(network, optimizer, generators)
+        checkpoint.check(network, optimizer, generators, tracked)
 
     checkpoint = newest_good(
         run.checkpoints, warn=lambda text: notes.append(f"WARNING: {text}"), check=check
@@ -80,7 +82,7 @@ def restore(
         )
     identity = _identity(run, notes)
     _refuse_strangers(run, before, checkpoint, identity, notes)
-    checkpoint.restore(network, optimizer, generators)
+    checkpoint.restore(network, optimizer, generators, tracked)
     if (trace := crash_trace(run.path)) is not None:
         notes.append(f"WARNING: an earlier session crashed; {trace} says where")
     notes.append(f"Resumed at step {checkpoint.step:,} from {checkpoint.path}")

@@ -29,6 +29,7 @@ from fwp_rl.runs.metrics import MetricsLogger
 from fwp_rl.runs.presets import config_to_dict
 from fwp_rl.runs.seeding import derive_seed, seed_everything
 from fwp_rl.runs.signals import StopRequest, StopTraining
+from fwp_rl.runs.tracked import Stateful, check_name
 from fwp_rl.runs.views import check_logger
 from fwp_rl.terminal import Progress
 from fwp_rl.training.log import TrainingLog
@@ -42,6 +43,7 @@ class _Closeable(Protocol):
 
 
 Resource = TypeVar("Resource", bound=_Closeable)
+Tracked = TypeVar("Tracked", bound=Stateful)
 
 FAILED_SAVES = 3
 """So many checkpoints in a row that cannot be written end a run."""
@@ -72,6 +74,7 @@ class RunSession:
         """Steps so far, as the config's total_steps counts them."""
         self.stopwatch = Stopwatch()
         self._generators: dict[str, torch.Generator] = {}
+        self._tracked: dict[str, Stateful] = {}
         if config.keep_memory:
             keep_freed_memory()
         seed_everything(config.seed)
@@ -100,17 +103,33 @@ class RunSession:
         self._generators[stream] = generator
         return generator
 
+    def track(self, name: str, item: Tracked) -> Tracked:
+        """Have a state that the run goes on with in its checkpoints, and restored by ``begin``: of
+        a second optimizer, a schedule, a target network, a normaliser. Call it before ``begin``.
+
+        item  has ``state_dict`` and ``load_state_dict``: dicts, lists and tuples of tensors,
+              numbers and text
+
+        Returns the item. ValueError where the name is taken or cannot be one.
+        """
+        if self._run is not None:
+            raise RuntimeError(f"track({name!r}) after begin: a resumed run would not restore it")
+        check_name(name, self._tracked)
+        self._tracked[name] = item
+        return item
+
     def begin(self, network: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         """Make or reopen the run directory, restore what a resumed run had, and start the display.
 
         RunError where the directory cannot be used, CheckpointError where nothing in it can.
         """
-        # The order is a protocol. The caller has made the network, the optimizer and the random
-        # streams, which a checkpoint is about to fill; it makes environments and actors only
-        # after this, for their seeds depend on the step that a resumed run starts at.
+        # The order is a protocol. The caller has made the network, the optimizer, the random
+        # streams and what it tracks, which a checkpoint is about to fill; it makes environments and
+        # actors only after this, for their seeds depend on the step that a resumed run starts at.
         # First, what can fail for reasons of the machine fails before anything is written.
         if self.resume is None:  # a run that goes on does so without its view
             check_logger(self.config.logger)
+        self._network, self._optimizer = network, optimizer
         self._prepare()
         if self.resume is None:
             self._run = self._new_directory()
@@ -118,7 +137,6 @@ class RunSession:
             self._run = RunDirectory.open(self.resume)
         # The lock comes before the checkpoint is read: nobody replaces it meanwhile.
         self._cleanup.enter_context(self._run.lock())
-        self._network, self._optimizer = network, optimizer
         self._identity = new_identity()
         notes = self._opened(self._run)
         if self.resume is not None:
@@ -343,6 +361,7 @@ class RunSession:
             optimizer=self._optimizer,
             state={**self._state(), "milestone": kept, "sessions": self._identity["sessions"]},
             generators=self._generators,
+            tracked=self._tracked,
             run={"id": self._identity["id"], "config": self._described_config()},
             score=score,
             measure=None if score is None else measure,
@@ -404,6 +423,7 @@ class RunSession:
             self._network,
             self._optimizer,
             self._generators,
+            self._tracked,
             schema=self.state_schema,
         )
         checkpoint, state = found.checkpoint, found.state

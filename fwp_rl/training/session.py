@@ -18,7 +18,7 @@ from fwp_rl.models.policy import Policy
 from fwp_rl.rl.pulse import Pulse
 from fwp_rl.runs.config import TrainConfig
 from fwp_rl.runs.directory import RunDirectory, RunState
-from fwp_rl.runs.policy import save_policy
+from fwp_rl.runs.policy import policy_name, save_policy
 from fwp_rl.runs.seeding import env_seeds
 from fwp_rl.training.evaluations import Evaluations
 from fwp_rl.training.restoring import Count, Restored, SessionState
@@ -119,6 +119,7 @@ class TrainingSession(RunSession):
         self._count(steps, metrics)
 
     def _prepare(self) -> None:
+        policy_name(self._network)
         self.config.env.make(1, [0]).close()
 
     def _opened(self, run: RunDirectory) -> list[str]:

@@ -1,4 +1,4 @@
-"""What runs of both agents measure and warn of."""
+"""What runs of all agents measure and warn of."""
 
 import contextlib
 import io
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from fwp_rl import load_policy
 from fwp_rl.agents.impala import IMPALAConfig
 from fwp_rl.agents.ppo import PPOConfig
+from fwp_rl.agents.pqn import PQNConfig
 from fwp_rl.cores import CORES, CoreConfig
 from fwp_rl.envs import EnvStep
 from fwp_rl.envs.toy import RecallConfig, RecallEnv
@@ -38,6 +39,12 @@ AGENTS: dict[str, TrainConfig] = {
         unroll_length=16,
         batch_size=8,
         actors=ActorsConfig(kind="inline", count=1),
+        total_steps=250,
+    ),
+    "pqn": PQNConfig(
+        **COMMON | {"encoder": MLPConfig(hidden_sizes=(16,), layer_norm=True)},
+        rollout_length=16,
+        minibatches=2,
         total_steps=250,
     ),
 }
@@ -71,7 +78,8 @@ def test_an_adapter_that_reuses_its_arrays_is_told_of(
     monkeypatch.setattr(RecallEnv, "step", step)
     (text,) = train(agent, tmp_path / "reused", CORES["delta_net"]())
     assert SAID in text
-    assert "policy/ratio_deviation is above 0.001" in text
+    measured = "value/q" if agent == "pqn" else "policy/ratio"
+    assert f"{measured}_deviation is above 0.001" in text
 
 
 def test_a_core_that_draws_by_design_is_not_told_of(tmp_path: Path) -> None:
@@ -129,10 +137,12 @@ def test_the_smallest_rollout_has_metrics_that_are_numbers(
     agent: str, core: str, tmp_path: Path
 ) -> None:
     smallest: dict[str, Any] = {"num_envs": 1, "total_steps": 3}
-    if agent == "ppo":
-        smallest |= {"rollout_length": 1, "minibatches": 1, "normalize_advantages": False}
-    else:
+    if agent == "impala":
         smallest |= {"unroll_length": 1, "batch_size": 1}
+    else:
+        smallest |= {"rollout_length": 1, "minibatches": 1}
+    if agent == "ppo":
+        smallest |= {"normalize_advantages": False}
     heads = {"heads": 1} if "heads" in {f.name for f in fields(CORES[core])} else {}
     assert train(agent, tmp_path, CORES[core](**heads), **smallest) == []
     for row in read_metrics(tmp_path / "run" / "metrics.jsonl"):

@@ -224,5 +224,19 @@ def test_single_lives_are_played_of_one_checkpoint(
     assert "for --protocol paper name a step" in capsys.readouterr().err
 
 
+def test_actions_are_chosen_as_asked(many: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("evaluate", many, "--games=4") == 0
+    assert run("evaluate", many, "--games=4", "--actions=epsilon_greedy") == 0
+    assert run("watch", many, "--actions=greedy", "--still") == 0
+    found = {result["protocol"]["actions"] for result in results(many)}
+    assert found == {"sampled", "epsilon_greedy 0.05"}
+    capsys.readouterr()
+    for command in ("evaluate", "watch"):
+        assert run(command, many, "--actions=gredy") == 2
+        assert "unknown action rule 'gredy'. Did you mean 'greedy'?" in capsys.readouterr().err
+    assert run("evaluate", many, "--protocol=paper", "--actions=sampled") == 2
+    assert "plays greedily; leave --actions out" in capsys.readouterr().err
+
+
 def test_the_package_offers_what_it_names() -> None:
     assert all(hasattr(evaluation, name) for name in evaluation.__all__)

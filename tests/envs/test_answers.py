@@ -11,6 +11,7 @@ from gymnasium import spaces
 
 from fwp_rl.agents.impala import IMPALAConfig
 from fwp_rl.agents.ppo import PPOConfig
+from fwp_rl.agents.pqn import PQNConfig
 from fwp_rl.cores.feedforward import FeedforwardConfig
 from fwp_rl.envs import AnswerError
 from fwp_rl.envs.gym import GymnasiumConfig
@@ -142,6 +143,7 @@ AGENTS: dict[str, TrainConfig] = {
         actors=ActorsConfig(count=1),
         **SMALL,  # type: ignore[arg-type]
     ),
+    "pqn": PQNConfig(rollout_length=8, minibatches=1, **SMALL),  # type: ignore[arg-type]
 }
 
 
@@ -153,8 +155,11 @@ def test_training_ends_with_the_answers_own_error(agent: str, tmp_path: Path) ->
         replace(AGENTS[agent], env=env, run_dir=str(tmp_path / "run")).train()
 
 
-@pytest.mark.parametrize("agent", AGENTS)
-@pytest.mark.parametrize("reward", [False, True], ids=["observations", "rewards"])
+@pytest.mark.parametrize(
+    ("agent", "reward"),
+    # a LayerNorm takes features of any size, and makes nothing of them
+    [(agent, reward) for agent in AGENTS for reward in (False, True) if agent != "pqn" or reward],
+)
 def test_large_numbers_are_named_where_the_gradient_overflows(
     agent: str, reward: bool, tmp_path: Path
 ) -> None:

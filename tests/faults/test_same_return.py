@@ -45,7 +45,7 @@ def policy_for(env) -> Policy:
 def training_games(policy, env, seeds, count, *, seed):
     """The first ``count`` games of each column, as training collects them."""
     with closing(env.make(len(seeds), seeds)) as made:
-        actor = make_actor(policy, made, greedy=False, seed=seed, device=CPU)
+        actor = make_actor(policy, made, seed=seed, device=CPU)
         collector = Collector(actor, ROLLOUT)
         games = [[] for _ in seeds]
         while min(map(len, games)) < count:
@@ -57,7 +57,7 @@ def training_games(policy, env, seeds, count, *, seed):
 @pytest.mark.parametrize("env", ENVS.values(), ids=ENVS)
 def test_evaluation_plays_as_training_does(env):
     policy = policy_for(env)
-    played = play(policy, env, games=3, greedy=False, seed=5, device=CPU, quiet=True)
+    played = play(policy, env, games=3, seed=5, device=CPU, quiet=True)
     seeds = env_seeds(5, 3, stream="evaluation")
     trained = training_games(policy, env, seeds, played.games_per_column, seed=5)
     assert sorted(played.games, key=lambda game: game.column) == trained

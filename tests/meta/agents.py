@@ -1,4 +1,4 @@
-"""Both agents' own training loops on the meta device, and what one turn of each asks of it."""
+"""The agents' own training loops on the meta device, and what one turn of each asks of it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -9,9 +9,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fwp_rl.agents import impala, ppo
+from fwp_rl.agents import impala, ppo, pqn
 from fwp_rl.envs import EnvConfig, EnvStep
-from fwp_rl.models.policy import Policy
 from fwp_rl.rl.actors import ActorsConfig
 from fwp_rl.rl.collector import Actor, Collector
 from fwp_rl.runs.config import TrainConfig
@@ -23,7 +22,11 @@ from .device import META, Calls, as_a_gpu, generator
 COLUMNS = 4
 """How many there are changes nothing of the number of calls."""
 
-AGENTS: dict[type[TrainConfig], Any] = {ppo.PPOConfig: ppo, impala.IMPALAConfig: impala}
+AGENTS: dict[type[TrainConfig], Any] = {
+    ppo.PPOConfig: ppo,
+    impala.IMPALAConfig: impala,
+    pqn.PQNConfig: pqn,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,8 +66,8 @@ class _Screens:
 
 def small(config: TrainConfig, *, steps: int, **changes: Any) -> Any:
     """The config with a few environments, in the learner's thread, and rollouts of some steps; PPO
-    with one gradient step. No size of a tensor changes the number of calls."""
-    if isinstance(config, ppo.PPOConfig):
+    and PQN with one gradient step. No size of a tensor changes the number of calls."""
+    if not isinstance(config, impala.IMPALAConfig):
         changes = {"rollout_length": steps, "epochs": 1, "minibatches": 1} | changes
     else:
         actors = ActorsConfig(kind="inline", count=1)
@@ -131,7 +134,7 @@ def acting_step(config: TrainConfig) -> Calls:
     """What one step of a rollout asks of the device, by two rollouts that differ in one step."""
     counts = []
     with as_a_gpu() as device:
-        policy = Policy(config, config.env.spec()).to(META)
+        policy = config.build_policy().to(META)
         for steps in (2, 3):
             env = config.env.make(COLUMNS, list(range(COLUMNS)))
             collector = Collector(Actor(policy, env, generator=generator()), steps)

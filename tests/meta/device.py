@@ -24,6 +24,7 @@ META = torch.device("meta")
 
 aten = torch.ops.aten
 COPIES = {aten._to_copy.default, aten.copy_.default}
+DRAWS = {aten.exponential_.default, aten.uniform_.default, aten.random_.to}
 NO_LAUNCH = {
     aten.empty.memory_format,
     aten.empty_like.default,
@@ -93,7 +94,7 @@ class Device(TorchDispatchMode):
         if any(x.is_meta for x in tensors) and _needs_numbers(op, tensors):
             self.calls.waits[str(op)] += 1
             return _made_up(op, tensors[0])
-        if op is aten.exponential_.default and args[0].is_meta:
+        if op in DRAWS and args[0].is_meta:
             kwargs = {}  # its generator is of the CPU, see ``generator``
         if op.is_view or not tensors or not all(x.is_meta for x in tensors):
             result = op(*args, **kwargs)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fwp_rl.agents.impala import IMPALAConfig
 from fwp_rl.agents.ppo import PPOConfig
+from fwp_rl.agents.pqn import PQNConfig
 from fwp_rl.cores import CORES, CoreConfig, build_core
 from fwp_rl.cores.rnn import LSTMConfig
 from fwp_rl.envs.toy import RecallConfig
@@ -26,7 +27,11 @@ COMMON: dict[str, Any] = {
     "last_action": True,
     "burn_in": 1,
 }
-AGENTS = {"ppo": PPOConfig(**COMMON), "impala": IMPALAConfig(**COMMON)}
+AGENTS = {
+    "ppo": PPOConfig(**COMMON),
+    "impala": IMPALAConfig(**COMMON),
+    "pqn": PQNConfig(**COMMON),
+}
 
 
 def one_layer(name: str) -> CoreConfig:

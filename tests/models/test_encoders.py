@@ -175,3 +175,34 @@ def test_impossible_options_are_refused(name: str, options: dict[str, object]) -
     config: type[EncoderConfig] = ENCODERS[name]
     with pytest.raises(ConfigError, match=f"{field}: got"):
         config(**options)
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_layer_norm_follows_every_layer(name: str) -> None:
+    config: Any = ENCODERS[name]
+    torch.manual_seed(0)
+    encoder = config(layer_norm=True).build((3, 36, 40))
+    calls: list[Any] = []
+    for module in encoder.modules():
+        if isinstance(module, (nn.Conv2d, nn.Linear, nn.LayerNorm)):
+            module.register_forward_hook(lambda m, x, y: calls.append((m, x[0], y)))
+    encoder(images(2, (3, 36, 40)))
+    layers, norms = calls[::2], calls[1::2]
+    assert len(layers) == len(norms) > 1
+    for (layer, _, y), (norm, x, normal) in zip(layers, norms, strict=True):
+        assert isinstance(layer, (nn.Conv2d, nn.Linear))
+        assert isinstance(norm, nn.LayerNorm)
+        assert x is y
+        torch.testing.assert_close(
+            normal.mean(1), torch.zeros_like(normal.mean(1)), atol=1e-5, rtol=0
+        )
+        assert 0.9 < normal.var(1, correction=0).median() <= 1.0001
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_without_layer_norm_an_encoder_has_the_weights_it_had(name: str) -> None:
+    config: Any = ENCODERS[name]
+    plain, normal = config().build(ATARI), config(layer_norm=True).build(ATARI)
+    assert not any(isinstance(m, nn.LayerNorm) for m in plain.modules())
+    layers = [m for m in normal.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
+    assert size(plain) == sum(map(size, layers))

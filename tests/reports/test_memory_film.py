@@ -75,7 +75,7 @@ def test_a_moment_is_what_the_agent_saw_did_and_held() -> None:
         assert moment.action == step.action.item()
         assert moment.value == pytest.approx(step.output.value.item())
         assert moment.reset == step.observation.reset.item()
-        assert moment.probabilities.sum() == pytest.approx(1)
+        assert moment.preferences.sum() == pytest.approx(1)
         for band, W, old in zip(moment.bands, step.output.state, before, strict=True):
             np.testing.assert_allclose(band.matrices, W[0].numpy(), atol=2e-3, rtol=2e-3)
             if not moment.reset:

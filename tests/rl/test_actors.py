@@ -20,6 +20,7 @@ from fwp_rl.models.categorical import log_prob
 from fwp_rl.models.encoders import MLPConfig, NatureCNNConfig
 from fwp_rl.models.policy import Policy, PolicyConfig
 from fwp_rl.rl.actors import Actors, ActorsConfig, Batch
+from fwp_rl.rl.collector import NO_EXTRAS, Extra, Extras
 from fwp_rl.rl.replay import replay
 
 KINDS = ("threads", "inline")
@@ -54,6 +55,7 @@ def make_actors(
     columns: int = 3,
     batch_size: int = 4,
     buffers: int = 2,
+    extras: Extras = NO_EXTRAS,
 ) -> Actors:
     return Actors(
         ActorsConfig(kind=kind, count=count, buffers=buffers),
@@ -63,6 +65,7 @@ def make_actors(
         generators=[torch.Generator().manual_seed(i) for i in range(count)],
         unroll_length=LENGTH,
         batch_size=batch_size,
+        extras=extras,
     )
 
 
@@ -92,11 +95,13 @@ def test_what_the_learner_replays_is_what_the_actors_did(kind: Kind) -> None:
     """Log-probabilities agree in columns that the present weights played, and not in the rest."""
     policy = make_policy(SCRIPT)
     fresh, stale, off = 0, 0, 0
-    with closing(make_actors(SCRIPT, policy, kind)) as actors:
+    extras = {"said": Extra(read=lambda step: step.output.logits[0].clone(), shape=(3,))}
+    with closing(make_actors(SCRIPT, policy, kind, extras=extras)) as actors:
         actors.start(policy)
         for _ in range(10):
             batch = actors.next_batch()
             rollout = batch.rollout
+            assert torch.equal(rollout.extras["said"], rollout.behaviour_logits)
             with torch.no_grad():
                 logits = replay(policy, rollout, start=0, stop=LENGTH).logits
             new, old = (log_prob(x, rollout.action) for x in (logits, rollout.behaviour_logits))

@@ -17,10 +17,11 @@ from fwp_rl.cores.feedforward import FeedforwardConfig
 from fwp_rl.cores.srwm import SRWMConfig
 from fwp_rl.envs import EnvStep
 from fwp_rl.envs.toy import ScriptedConfig, ScriptedEpisode
+from fwp_rl.models.actions import Greedy
 from fwp_rl.models.categorical import log_prob
 from fwp_rl.models.encoders import MLPConfig
 from fwp_rl.models.policy import Policy, PolicyConfig
-from fwp_rl.rl.collector import Actor, Collector
+from fwp_rl.rl.collector import Actor, Collector, Extra
 from fwp_rl.rl.pulse import Cancelled, Pulse
 from fwp_rl.rl.replay import replay, select_columns
 from fwp_rl.types import Rollout, State
@@ -212,7 +213,7 @@ def test_bootstrap_leaves_the_state_alone() -> None:
 
 def test_greedy_and_sampled_actions() -> None:
     actor = make_actor(FeedforwardConfig())
-    actor.acting.greedy = True
+    actor.rule = Greedy()
     step = actor.step()
     assert (step.action == step.output.logits[0].argmax(-1)).all()
     again = [make_actor(FeedforwardConfig()) for _ in range(2)]
@@ -288,3 +289,32 @@ def test_flags_may_stand_in_arrays_that_are_reused() -> None:
 
     for fresh, reused in zip(collected(False), collected(True), strict=True):
         assert torch.equal(fresh, reused)
+
+
+def test_what_an_agent_names_is_collected_beside_the_rest() -> None:
+    """Of each step what it was of that step, in every environment, in every buffer."""
+    actor = make_actor(CORES["lstm"]())
+    extras = {
+        "best": Extra(read=lambda step: step.output.logits[0].amax(-1)),
+        "logits": Extra(read=lambda step: step.output.logits[0].clone(), shape=(3,)),
+        "reset": Extra(read=lambda step: step.observation.reset[0], dtype=torch.bool),
+    }
+    collector = Collector(actor, LENGTH, extras=extras)
+    buffers = [None, collector.new_rollout(), None]
+    for buffer in buffers:
+        rollout, _ = collector.collect(buffer)
+        assert list(rollout.extras) == list(extras)
+        assert torch.equal(rollout.extras["logits"], rollout.behaviour_logits)
+        assert torch.equal(rollout.extras["best"], rollout.behaviour_logits.amax(-1))
+        assert torch.equal(rollout.extras["reset"], rollout.observation.reset[:-1])
+        part = select_columns(rollout, torch.tensor([2, 0]))
+        assert torch.equal(part.extras["logits"], rollout.behaviour_logits[:, [2, 0]])
+
+
+def test_an_extra_of_another_form_is_named() -> None:
+    actor = make_actor(FeedforwardConfig())
+    wrong = {"value": Extra(read=lambda step: step.output.value[0], shape=(2,))}
+    with pytest.raises(
+        ValueError, match=r"extra 'value': got torch.float32 \[4\], expected .* 2\]"
+    ):
+        Collector(actor, LENGTH, extras=wrong).collect()

@@ -21,6 +21,7 @@ from fwp_rl.envs.classic import ClassicConfig
 from fwp_rl.envs.gym import GymnasiumConfig
 from fwp_rl.envs.toy import RecallConfig, ScriptedConfig, ScriptedEpisode
 from fwp_rl.evaluation import make_actor, play
+from fwp_rl.models.actions import asked_rule
 from fwp_rl.models.encoders import MLPConfig
 from fwp_rl.models.policy import Policy, PolicyConfig
 from fwp_rl.rl.player import Player, load_player
@@ -54,11 +55,12 @@ def make_policy(env: EnvConfig, **fields: Any) -> Policy:
 
 
 def on_our_loop(
-    policy: Policy, env: EnvConfig, columns: int, steps: int, **how: Any
+    policy: Policy, env: EnvConfig, columns: int, steps: int, *, seed: int, greedy: bool
 ) -> tuple[NDArray[np.int64], list[Game]]:
     """Actions [T, B] and games of the loop that evaluations run."""
-    seeds = env_seeds(how["seed"], columns, stream="evaluation")
-    actor = make_actor(policy, env.make(columns, seeds), device=CPU, **how)
+    made = env.make(columns, env_seeds(seed, columns, stream="evaluation"))
+    rule = asked_rule(None, greedy=greedy)
+    actor = make_actor(policy, made, rule=rule, seed=seed, device=CPU)
     played = [actor.step() for _ in range(steps)]
     actions = np.stack([step.action.numpy() for step in played])
     return actions, [game for step in played for game in step.answer.games]
@@ -98,7 +100,7 @@ def test_a_player_plays_what_the_evaluation_plays(env: EnvConfig, greedy: bool) 
 
 def test_the_returns_are_those_of_an_evaluation() -> None:
     policy = make_policy(RECALL)
-    played = play(policy, RECALL, games=12, greedy=False, seed=9, device=CPU, quiet=True)
+    played = play(policy, RECALL, games=12, seed=9, device=CPU, quiet=True)
     assert (played.columns, played.games_per_column) == (12, 1)
     _, found = on_gymnasiums(policy, RECALL, 12, 6, greedy=False, seed=9)
     wanted = [(g.column, g.episode_return, g.length, g.truncated) for g in played.games]

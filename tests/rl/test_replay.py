@@ -31,8 +31,9 @@ def rollout(offset: int = 0) -> Rollout:
         **{
             f.name: made(T)
             for f in fields(Rollout)
-            if f.name not in ("observation", "initial_state")
+            if f.name not in ("observation", "initial_state", "extras")
         },
+        extras={"target": made(T), "vector": made(T, 3)},
     )
 
 
@@ -42,6 +43,8 @@ def all_tensors(value: object) -> list[Tensor]:
         return [value]
     if isinstance(value, tuple):
         return [tensor for item in value for tensor in all_tensors(item)]
+    if isinstance(value, dict):
+        return all_tensors(tuple(value.values()))
     return [t for f in fields(value) for t in all_tensors(getattr(value, f.name))]  # type: ignore[arg-type]  # a dataclass
 
 
@@ -65,6 +68,15 @@ def test_map_meets_every_tensor_once_and_keeps_its_place() -> None:
     assert {id(t) for t in before.tensors()} == {id(t) for t in seen}
     for old, new in zip(all_tensors(before), all_tensors(after), strict=True):
         assert torch.equal(new, old + 1)
+
+
+def test_more_extras_leave_the_rollout_as_it_was() -> None:
+    before = rollout()
+    after = before.with_extras(weight=torch.ones(T, B))
+    assert list(before.extras) == ["target", "vector"]
+    assert list(after.extras) == ["target", "vector", "weight"]
+    assert after.extras["target"] is before.extras["target"]
+    assert select_columns(after, slice(1, 3)).extras["weight"].shape == (T, 2)
 
 
 def test_columns_are_selected_in_the_order_asked_for() -> None:

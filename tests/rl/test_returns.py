@@ -1,4 +1,4 @@
-"""GAE and V-trace against slow oracles that look like the papers' equations, by episode."""
+"""GAE, Q(λ) and V-trace against slow oracles that look like the papers' equations, by episode."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from fwp_rl.rl.returns import gae, v_trace
+from fwp_rl.rl.returns import gae, q_lambda, v_trace
 
 GAMMA, LAM = 0.9, 0.8
 
@@ -127,6 +127,61 @@ def test_a_value_without_the_bootstrap_row_is_refused() -> None:
     ones = torch.ones(2, 1)
     with pytest.raises(ValueError, match=r"expected T \+ 1 = 3 rows"):
         gae(ones, ones, ones, ones.bool(), lam=0.5)
+
+
+def q_oracle(
+    reward: NDArray[np.float64],
+    value: NDArray[np.float64],
+    terminated: NDArray[np.bool_],
+    mask: NDArray[np.bool_],
+) -> NDArray[np.float64]:
+    """(1 − λ) Σ_n λ^(n−1) G_n, where the last n takes the weight that is left: the forward view,
+    over the returns of n = 1, 2, ... steps that lie in t's own episode and in the rollout."""
+    target = value[:-1].copy()
+    for t in np.flatnonzero(mask):
+        returns, earned = [], 0.0
+        for n in range(1, len(reward) - t + 1):
+            last = t + n - 1
+            if not mask[last]:  # the dummy after the episode's end
+                break
+            earned += GAMMA ** (n - 1) * reward[last]
+            returns.append(earned + (0.0 if terminated[last] else GAMMA**n * value[last + 1]))
+            if terminated[last]:
+                break
+        weights = (1 - LAM) * LAM ** np.arange(len(returns))
+        weights[-1] = LAM ** (len(returns) - 1)
+        target[t] = weights @ np.array(returns)
+    return target
+
+
+def q_run(*stream: NDArray[Any], lam: float = LAM) -> NDArray[Any]:
+    reward, value, terminated, mask = stream
+    tensors = [torch.from_numpy(x[:, None].copy()) for x in (reward, value, mask)]
+    discount = GAMMA * torch.from_numpy(~terminated[:, None]).double()
+    return q_lambda(tensors[0], discount, tensors[1], tensors[2], lam=lam)[:, 0].numpy()
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    steps=st.integers(1, 17),
+    ends=st.dictionaries(st.integers(0, 16), st.sampled_from(["terminated", "truncated"])),
+    dummy_first=st.booleans(),
+    seed=st.integers(0, 2**31),
+)
+def test_q_lambda_equals_the_forward_view(
+    steps: int, ends: dict[int, str], dummy_first: bool, seed: int
+) -> None:
+    """Ends of both kinds at every position, the first and last step of the rollout included."""
+    reward, value, terminated, _, mask = column(ends, steps, dummy_first, seed)
+    target = q_run(reward, value, terminated, mask)
+    np.testing.assert_allclose(target, q_oracle(reward, value, terminated, mask), atol=1e-12)
+
+
+def test_q_lambda_of_zero_looks_one_step_ahead() -> None:
+    reward, value, terminated, _, mask = column({2: "truncated", 5: "terminated"}, 8, False, 3)
+    target = q_run(reward, value, terminated, mask, lam=0.0)
+    expected = reward + GAMMA * np.where(terminated, 0, value[1:])
+    np.testing.assert_allclose(target[mask], expected[mask])
 
 
 BARS = {"lam": 0.9, "rho_bar": 1.3, "c_bar": 0.8, "pg_rho_bar": 1.1}

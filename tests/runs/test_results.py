@@ -38,7 +38,7 @@ def write(run: RunDirectory, mean: float, **changes: Any) -> None:
     protocol = {"checkpoint": "last", "actions": "sampled", "games": 30}
     result: dict[str, Any] = {"step": STEP, "created": "2026-01-01"}
     for name, value in changes.items():
-        (protocol if name in protocol else result)[name] = value
+        (protocol if name in (*protocol, "policy_actions") else result)[name] = value
     run.evaluations.mkdir(exist_ok=True)
     file = run.evaluations / f"{len(list(run.evaluations.iterdir()))}.json"
     result |= {"protocol": protocol, "summary": {"mean": mean, "interval": None}}
@@ -65,6 +65,7 @@ def test_without_an_evaluation_there_is_none(run: RunDirectory) -> None:
         {"step": None},
         {"checkpoint": "best"},
         {"actions": "greedy"},
+        {"actions": "sampled", "policy_actions": "greedy"},
     ],
 )
 def test_what_is_no_score(run: RunDirectory, changes: dict[str, Any]) -> None:
@@ -72,6 +73,13 @@ def test_what_is_no_score(run: RunDirectory, changes: dict[str, Any]) -> None:
     assert means(run) == {None}
     write(run, 0.1)
     assert means(run) == {0.1}
+
+
+def test_a_policy_is_scored_by_its_own_rule(run: RunDirectory) -> None:
+    write(run, 0.3, actions="greedy", policy_actions="greedy")
+    assert means(run) == {0.3}
+    write(run, 0.9, actions="sampled", policy_actions="greedy", games=500)
+    assert means(run) == {0.3}
 
 
 def test_most_games_come_first_then_the_newest(run: RunDirectory) -> None:
