@@ -35,7 +35,7 @@ class ActionRule:
         return " ".join([ACTION_RULES.name_of(type(self)), *values])
 
 
-ACTION_RULES: Registry[ActionRule] = Registry("action rule")
+ACTION_RULES: Registry[ActionRule] = Registry("action rule", "fwp_rl.action_rules")
 
 
 @ACTION_RULES.register("sampled")

@@ -60,7 +60,7 @@ for _structure in (Observation, PolicyOutput):
 torch.serialization.add_safe_globals([Observation])  # an exported program stores its example input
 
 
-POLICIES: "Registry[Policy]" = Registry("policy")
+POLICIES: "Registry[Policy]" = Registry("policy", "fwp_rl.policies")
 
 
 @POLICIES.register("actor_critic")

@@ -49,8 +49,8 @@ def fast_weight_channels_chunkwise(
             W = W.detach()
         if reset is not None:  # the decay of zero would keep what is not finite
             W = W.masked_fill(reset[start, :, None, None, None], 0)
-        part = (x if x is None else x[:, :, start:stop] for x in (q, weighted_k, e, v, log_a))
-        y, W = _chunk(*part, W)
+        qs, ks, vs, decay = (x[:, :, start:stop] for x in (q, weighted_k, v, log_a))
+        y, W = _chunk(qs, ks, None if e is None else e[:, :, start:stop], vs, decay, W)
         ys.append(y)
     return torch.cat(ys, dim=2).permute(2, 0, 1, 3), W
 
