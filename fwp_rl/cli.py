@@ -6,18 +6,18 @@ saving.
 """
 
 import io
+import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
 
-import tyro
-
-from fwp_rl.commands.shared import fail
+from fwp_rl.commands.shared import fail, note
 from fwp_rl.config import ConfigError
 from fwp_rl.machine import limit_threads
 from fwp_rl.registry import UnknownNameError, suggestion
+from fwp_rl.runs.arguments import run_command
 
 __all__ = ["main"]
 
@@ -41,6 +41,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     if args[0] not in COMMANDS:
         fail(f"unknown command {args[0]!r}. {suggestion(args[0], COMMANDS)}\n\n{_usage()}", 2)
+    _hear_of_kernels()
     try:
         limit_threads()
         COMMANDS[args[0]][0](args[1:])
@@ -61,6 +62,20 @@ def main(argv: Sequence[str] | None = None) -> None:
         if not isinstance(error, _failures()):
             raise
         fail(str(error), 1)
+
+
+def _hear_of_kernels() -> None:
+    """Let kernels say what a person waits for, in lines of standard error."""
+
+    class Note(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            note(record.getMessage())
+
+    log = logging.getLogger("fwp_rl.kernels")
+    if not log.handlers:
+        log.addHandler(Note())
+        log.setLevel(logging.INFO)
+        log.propagate = False
 
 
 def _in_a_line(error: OSError) -> str:
@@ -99,14 +114,17 @@ def _usage() -> str:
 def _list(args: list[str]) -> None:
     from fwp_rl.listing import LISTS
 
-    if not args or args[0] in ("-h", "--help"):
-        print(f"usage: fwp-rl list {{{','.join(LISTS)}}}")
+    if not args or {"-h", "--help"} & set(args):
+        print(f"usage: fwp-rl list {{{','.join(LISTS)}}} [--json]")
         if not args:
             sys.exit(2)
         return
-    if args[0] not in LISTS:
-        fail(f"cannot list {args[0]!r}. {suggestion(args[0], LISTS)} Known: {', '.join(LISTS)}", 2)
-    LISTS[args[0]]()
+    name, *flags = [arg for arg in args if arg != "--json"] or [""]
+    if name not in LISTS:
+        fail(f"cannot list {name!r}. {suggestion(name, LISTS)} Known: {', '.join(LISTS)}", 2)
+    if flags:
+        fail(f"list {name}: got {flags[0]}, expected nothing or --json", 2)
+    LISTS[name](as_json="--json" in args)
 
 
 def _doctor(args: list[str]) -> None:
@@ -116,7 +134,7 @@ def _doctor(args: list[str]) -> None:
 
         sys.exit(0 if examine() else 1)
 
-    tyro.cli(command, args=args, prog="fwp-rl doctor")
+    run_command(command, args, prog="fwp-rl doctor")
 
 
 def _bench(args: list[str]) -> None:
@@ -130,7 +148,7 @@ def _bench(args: list[str]) -> None:
         return
     if args[0] not in BENCHMARKS:
         fail(f"no benchmark {args[0]!r}. {suggestion(args[0], BENCHMARKS)}", 2)
-    tyro.cli(BENCHMARKS[args[0]][0], args=args[1:], prog=f"fwp-rl bench {args[0]}")
+    run_command(BENCHMARKS[args[0]][0], args[1:], prog=f"fwp-rl bench {args[0]}")
 
 
 def _at_call(name: str) -> Callable[[list[str]], None]:
