@@ -8,6 +8,7 @@ saving.
 import io
 import logging
 import os
+import select
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -44,24 +45,51 @@ def main(argv: Sequence[str] | None = None) -> None:
     _hear_of_kernels()
     try:
         limit_threads()
-        COMMANDS[args[0]][0](args[1:])
+        _call(args)
     except (ConfigError, UnknownNameError) as error:
         fail(str(error), 2)
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError as error:
-        try:
-            sys.stdout.flush()
-        except BrokenPipeError:  # the reader of a pipe has seen enough: `fwp-rl list games | head`
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        else:  # the pipe was an environment's
+        if not _nobody_reads():  # the pipe was an environment's
             fail(_in_a_line(error), 1)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
         fail(_in_a_line(error), 1)
     except Exception as error:
         if not isinstance(error, _failures()):
             raise
         fail(str(error), 1)
+
+
+def _call(args: list[str]) -> None:
+    """The command, and what it has printed: a reader that has gone is told here, where it can be
+    handled, and not at the end of Python."""
+    ended = None
+    try:
+        COMMANDS[args[0]][0](args[1:])
+    except SystemExit as stop:
+        if stop.code:
+            raise
+        ended = stop
+    if sys.stdout is not None:
+        sys.stdout.flush()
+    if ended is not None:
+        raise ended
+
+
+def _nobody_reads() -> bool:
+    """Whether standard output is a pipe whose reader has seen enough: ``fwp-rl list games |
+    head``."""
+    try:
+        sys.stdout.flush()
+        waiting = select.poll()
+        waiting.register(sys.stdout.fileno(), 0)
+        return any(event & select.POLLERR for _, event in waiting.poll(0))
+    except BrokenPipeError:
+        return True
+    except (AttributeError, OSError, ValueError):  # no poll there, or no file
+        return False
 
 
 def _hear_of_kernels() -> None:

@@ -10,7 +10,7 @@ from contextlib import ExitStack, closing, suppress
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal
+from typing import Any, Literal, TextIO, cast
 
 from fwp_rl.config import ConfigError
 from fwp_rl.cores import CORES
@@ -29,7 +29,7 @@ from fwp_rl.runs.resuming import clear_unsaved, has_work, is_complete
 from fwp_rl.runs.schema import TaskResult
 from fwp_rl.runs.signals import StopRequest, StopTraining
 from fwp_rl.runs.views import open_view
-from fwp_rl.terminal import console_for, say_next
+from fwp_rl.terminal import Output, console_for, say_next
 from fwp_rl.training.restoring import RESUME_MAY_CHANGE
 from fwp_rl.training.watchdog import Watchdog
 
@@ -82,7 +82,7 @@ def _is_complete(run: RunDirectory, config: RunConfig) -> bool:
 
 def _show_task(path: Path, config: RunConfig) -> None:
     """Print what a run on a sequence task came to, and draw how it came there."""
-    console = console_for()
+    console = console_for(cast("TextIO", Output()))
     run = RunDirectory.open(path)
     result = task_result(run)
     if result is None:
@@ -141,7 +141,7 @@ def finish(path: Path, config: TrainConfig) -> None:
 
 
 def _finish(path: Path, config: TrainConfig, stop: StopRequest, watchdog: Watchdog) -> None:
-    console = console_for()
+    console = console_for(cast("TextIO", Output()))
     made = [path / "policy"]
     result = None
 
@@ -180,8 +180,9 @@ def _finish(path: Path, config: TrainConfig, stop: StopRequest, watchdog: Watchd
         console.print(f"  {file}", soft_wrap=True)
     step = max((int(row["step"]) for row in last_rows(RunDirectory(path).metrics)), default=0)
     if step > config.total_steps:
+        asked = f"{config.total_steps:,}"
         console.print(
-            f"\nTrained for {step:,} steps: updates are whole, {config.total_steps:,} or more"
+            f"\nTrained for {step:,} steps: the update that reaches {asked} is a whole one"
         )
     say_next("watch" if config.evaluation_games else "evaluate", path)
 

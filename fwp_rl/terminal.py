@@ -239,6 +239,13 @@ class Output(io.TextIOBase):
             self._failed = True
 
 
+class _Console(Console):
+    """One that leaves a pipe without a reader to the command that prints into it."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+
 def console_for(stream: TextIO | None = None, *, width: int | None = None) -> Console:
     """A console that prints text as it is: as wide as its terminal, and, where a file or a pipe
     takes it, so wide that nothing is cut.
@@ -246,7 +253,7 @@ def console_for(stream: TextIO | None = None, *, width: int | None = None) -> Co
     stream  by default standard output
     width   of a terminal, where it is not to be asked
     """
-    console = Console(file=stream, width=width, markup=False, highlight=False)
+    console = _Console(file=stream, width=width, markup=False, highlight=False)
     if not console.is_terminal and width is None:
         console.width = WHOLE
     return console

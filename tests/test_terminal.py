@@ -339,3 +339,12 @@ def test_what_no_terminal_shows_is_not_cut():
     table.add_row("x" * 5000)
     console_for(out).print(table)
     assert "x" * 5000 in out.getvalue()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "command", ["train recall --help | head -c 1", "list games | true", "list games | head -1"]
+)
+def test_a_command_whose_reader_has_gone_ends_in_silence(command):
+    done = shell(f'"$0" -m fwp_rl {command}')
+    assert (done.stderr, done.returncode) == ("", 0)

@@ -163,15 +163,14 @@ def _marked(owner: Any, name: str) -> bool:
 
 
 def having(registry: Registry[Any], field: str, section: str) -> str:
-    """Which classes of a section have a field: ``It is an option of core:delta_net, ...``, or ""
+    """Which classes of a section have a field: ``It is an option of core:delta_net, gtrxl``, or ""
     where none has it."""
     owners = [
-        f"{section}:{name}"
+        name
         for name, cls in registry.items()
         if field in {each.name for each in dataclasses.fields(cls)}
     ]
-    more = " and others" if len(owners) > 3 else ""
-    return f"It is an option of {', '.join(owners[:3])}{more}" if owners else ""
+    return f"It is an option of {section}:{', '.join(owners)}" if owners else ""
 
 
 def has_field(fields: Mapping[str, Any], path: str) -> bool:
