@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable
 from contextlib import ExitStack, closing, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal, TextIO, cast
@@ -90,10 +91,11 @@ def _show_task(path: Path, config: RunConfig) -> None:
     core = CORES.name_of(type(config.core))
     console.print(result_table(result, core=core))
     console.print(ending(result), soft_wrap=True)
-    for what, make in (
-        ("learning curve", lambda: task_curve(run, result, core=core)),
-        ("score in the log", lambda: _show_score(path, config, result)),
-    ):
+    attempts: dict[str, Callable[[], object]] = {
+        "learning curve": partial(task_curve, run, result, core=core),
+        "score in the log": partial(_show_score, path, config, result),
+    }
+    for what, make in attempts.items():
         try:
             make()
         except Exception as error:  # a finished training is not to fail for a picture
@@ -180,10 +182,8 @@ def _finish(path: Path, config: TrainConfig, stop: StopRequest, watchdog: Watchd
         console.print(f"  {file}", soft_wrap=True)
     step = max((int(row["step"]) for row in last_rows(RunDirectory(path).metrics)), default=0)
     if step > config.total_steps:
-        asked = f"{config.total_steps:,}"
-        console.print(
-            f"\nTrained for {step:,} steps: the update that reaches {asked} is a whole one"
-        )
+        last = f"the update that reaches {config.total_steps:,} is a whole one"
+        console.print(f"\nTrained for {step:,} steps: {last}")
     say_next("watch" if config.evaluation_games else "evaluate", path)
 
 

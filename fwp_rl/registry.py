@@ -59,7 +59,7 @@ def suggestion(given: str, known: Iterable[str]) -> str:
     return "" if meant is None else f"Did you mean {by_key[meant]!r}?"
 
 
-_ELSEWHERE = {
+_ELSEWHERE: dict[str, tuple[str, ...]] = {
     "batch_size": ("minibatches",),
     "clip_coef": ("clip",),
     "clip_range": ("clip",),

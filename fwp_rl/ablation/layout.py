@@ -127,9 +127,9 @@ class _Layer:
         """The fields of a config."""
         preset, laid = self._preset, [self._overrides]
         for _, change in choice.values():
-            change = dict(change)
-            preset = change.pop("preset", preset)
-            laid.append(change)
+            fields = dict(change)
+            preset = fields.pop("preset", preset)
+            laid.append(fields)
         if preset is None:
             raise ConfigError(
                 f"{self._source}: preset: is missing, expected a name or a .yaml file"
@@ -137,8 +137,8 @@ class _Layer:
         if not (isinstance(preset, str) and preset in self._read):
             self._read[str(preset)] = _read_preset(preset_path(preset))
         fields = dict(self._read[str(preset)])
-        for change in laid:
-            fields = _lay_over(fields, change, sections=True)
+        for above in laid:
+            fields = _lay_over(fields, above, sections=True)
         return fields
 
 
@@ -173,7 +173,8 @@ def _check_order(cell: PlainCell, axes: Iterable[str], choice: Choice, source: s
         section, dot, rest = axis.partition(".")
         if not dot or section not in SECTIONS:
             continue
-        found, asked = _section(cell.fields.get(section)), choice[axis][1][section]
+        found: Any = _section(cell.fields.get(section))
+        asked: Any = choice[axis][1][section]
         for key in rest.split("."):
             found = found.get(key, ...) if isinstance(found, Mapping) else ...
             asked = asked[key]

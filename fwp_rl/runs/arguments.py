@@ -77,14 +77,16 @@ def read(
         width = shutil.get_terminal_size().columns
         paragraphs = [textwrap.fill(part, width) for part in description.split("\n\n")]
         print("\n\n".join(paragraphs), end="\n\n")
-    return tyro.cli(
+    base: Any = tyro.MISSING_NONPROP if default is None else default
+    result: T = tyro.cli(
         target,
         args=list(_spell(flags, args)),
         prog=prog,
         description="",  # tyro would not wrap it
         registry=_READING,
-        **({} if default is None else {"default": default}),
+        default=base,
     )
+    return result
 
 
 def check_flags(

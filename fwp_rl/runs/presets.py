@@ -187,7 +187,8 @@ def has_field(fields: Mapping[str, Any], path: str) -> bool:
         data = inner if isinstance(inner, Mapping) else {"name": inner}
         registry = REGISTRIES.get(hints[name])
         if registry is not None:
-            cls = registry.get(data.get("name", SECTIONS[name]))
+            chosen: Any = data.get("name", SECTIONS[name])
+            cls = registry.get(chosen)
         else:
             cls = hints[name] if dataclasses.is_dataclass(hints[name]) else None
     return True
