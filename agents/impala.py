@@ -68,9 +68,9 @@ class IMPALAConfig(TrainConfig):
     reduction: Literal["sum", "mean"] = "sum"
     """Losses are summed over time and batch, as in the papers, or averaged."""
     discount: Annotated[float, Range(0, 1)] = 0.99
-    """γ."""
+    """Discount gamma of a step."""
     trace_lambda: Annotated[float, Range(0, 1)] = 1.0
-    """λ of V-trace's traces."""
+    """Lambda of V-trace's traces."""
     rho_bar: Annotated[float, Range(0, above=True)] = 1.0
     """Clips the importance weights of the temporal differences: fixes which policy's values are
     learned."""
@@ -79,9 +79,9 @@ class IMPALAConfig(TrainConfig):
     pg_rho_bar: Annotated[float, Range(0, above=True)] = 1.0
     """Clips the importance weights of the policy gradient."""
     value_coefficient: Annotated[float, Range(0)] = 0.5
-    """c_v."""
+    """Weight of the value loss."""
     entropy_coefficient: Annotated[float, Range(0)] = 0.01
-    """c_e."""
+    """Weight of the entropy, which the loss rewards."""
     max_gradient_norm: Annotated[float, Range(0, above=True)] = 40.0
     """Gradients are scaled down to this global norm."""
 

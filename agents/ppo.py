@@ -61,23 +61,23 @@ class PPOConfig(TrainConfig):
     anneal_learning_rate: bool = True
     """Take the learning rate linearly to 0 at total_steps."""
     discount: Annotated[float, Range(0, 1)] = 0.99
-    """γ."""
+    """Discount gamma of a step."""
     gae_lambda: Annotated[float, Range(0, 1)] = 0.95
-    """λ of generalised advantage estimation."""
+    """Lambda of generalised advantage estimation."""
     clip: Annotated[float, Range(0, 1, above=True)] = 0.1
-    """ε: how far the probability ratio may leave 1 before its gradient is cut."""
+    """PPO's clip range: how far the probability ratio may leave 1 before its gradient is cut."""
     value_clip: Annotated[float | None, Range(0, above=True)] = None
-    """Limit on how far a value may move per update in the value loss; none clips nothing."""
+    """Limit on how far a value may move per update in the value loss; none: no limit."""
     value_coefficient: Annotated[float, Range(0)] = 0.5
-    """c_v."""
+    """Weight of the value loss."""
     entropy_coefficient: Annotated[float, Range(0)] = 0.01
-    """c_e."""
+    """Weight of the entropy, which the loss rewards."""
     max_gradient_norm: Annotated[float, Range(0, above=True)] = 0.5
     """Gradients are scaled down to this global norm."""
     normalize_advantages: bool = True
     """Shift and scale advantages to mean 0 and standard deviation 1 in each minibatch."""
     target_kl: Annotated[float | None, Range(0, above=True)] = None
-    """Leave the remaining epochs out once the policy has moved this far (nats); none never does."""
+    """Leave the remaining epochs out once the policy has moved this far (nats); none: never."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

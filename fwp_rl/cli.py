@@ -6,19 +6,20 @@ saving.
 """
 
 import io
+import logging
 import os
+import select
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
 
-import tyro
-
-from fwp_rl.commands.shared import fail
+from fwp_rl.commands.shared import fail, note
 from fwp_rl.config import ConfigError
 from fwp_rl.imports import import_modules, take_imports
 from fwp_rl.machine import limit_threads
 from fwp_rl.registry import UnknownNameError, suggestion
+from fwp_rl.runs.arguments import run_command
 
 __all__ = ["main"]
 
@@ -45,27 +46,69 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     if args[0] not in COMMANDS:
         fail(f"unknown command {args[0]!r}. {suggestion(args[0], COMMANDS)}\n\n{_usage()}", 2)
+    _hear_of_kernels()
     try:
         limit_threads()
         import_modules(modules)
-        COMMANDS[args[0]][0](args[1:])
+        _call(args)
     except (ConfigError, UnknownNameError) as error:
         fail(str(error), 2)
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError as error:
-        try:
-            sys.stdout.flush()
-        except BrokenPipeError:  # the reader of a pipe has seen enough: `fwp-rl list games | head`
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        else:  # the pipe was an environment's
+        if not _nobody_reads():  # the pipe was an environment's
             fail(_in_a_line(error), 1)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
         fail(_in_a_line(error), 1)
     except Exception as error:
         if not isinstance(error, _failures()):
             raise
         fail(str(error), 1)
+
+
+def _call(args: list[str]) -> None:
+    """The command, and what it has printed: a reader that has gone is told here, where it can be
+    handled, and not at the end of Python."""
+    ended = None
+    try:
+        COMMANDS[args[0]][0](args[1:])
+    except SystemExit as stop:
+        if stop.code:
+            raise
+        ended = stop
+    if sys.stdout is not None:
+        sys.stdout.flush()
+    if ended is not None:
+        raise ended
+
+
+def _nobody_reads() -> bool:
+    """Whether standard output is a pipe whose reader has seen enough: ``fwp-rl list games |
+    head``."""
+    try:
+        sys.stdout.flush()
+        waiting = select.poll()
+        waiting.register(sys.stdout.fileno(), 0)
+        return any(event & select.POLLERR for _, event in waiting.poll(0))
+    except BrokenPipeError:
+        return True
+    except (AttributeError, OSError, ValueError):  # no poll there, or no file
+        return False
+
+
+def _hear_of_kernels() -> None:
+    """Let kernels say what a person waits for, in lines of standard error."""
+
+    class Note(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            note(record.getMessage())
+
+    log = logging.getLogger("fwp_rl.kernels")
+    if not log.handlers:
+        log.addHandler(Note())
+        log.setLevel(logging.INFO)
+        log.propagate = False
 
 
 def _in_a_line(error: OSError) -> str:
@@ -106,14 +149,17 @@ def _usage() -> str:
 def _list(args: list[str]) -> None:
     from fwp_rl.listing import LISTS
 
-    if not args or args[0] in ("-h", "--help"):
-        print(f"usage: fwp-rl list {{{','.join(LISTS)}}}")
+    if not args or {"-h", "--help"} & set(args):
+        print(f"usage: fwp-rl list {{{','.join(LISTS)}}} [--json]")
         if not args:
             sys.exit(2)
         return
-    if args[0] not in LISTS:
-        fail(f"cannot list {args[0]!r}. {suggestion(args[0], LISTS)} Known: {', '.join(LISTS)}", 2)
-    LISTS[args[0]]()
+    name, *flags = [arg for arg in args if arg != "--json"] or [""]
+    if name not in LISTS:
+        fail(f"cannot list {name!r}. {suggestion(name, LISTS)} Known: {', '.join(LISTS)}", 2)
+    if flags:
+        fail(f"list {name}: got {flags[0]}, expected nothing or --json", 2)
+    LISTS[name](as_json="--json" in args)
 
 
 def _doctor(args: list[str]) -> None:
@@ -123,7 +169,7 @@ def _doctor(args: list[str]) -> None:
 
         sys.exit(0 if examine() else 1)
 
-    tyro.cli(command, args=args, prog="fwp-rl doctor")
+    run_command(command, args, prog="fwp-rl doctor")
 
 
 def _bench(args: list[str]) -> None:
@@ -137,7 +183,7 @@ def _bench(args: list[str]) -> None:
         return
     if args[0] not in BENCHMARKS:
         fail(f"no benchmark {args[0]!r}. {suggestion(args[0], BENCHMARKS)}", 2)
-    tyro.cli(BENCHMARKS[args[0]][0], args=args[1:], prog=f"fwp-rl bench {args[0]}")
+    run_command(BENCHMARKS[args[0]][0], args[1:], prog=f"fwp-rl bench {args[0]}")
 
 
 def _at_call(name: str) -> Callable[[list[str]], None]:

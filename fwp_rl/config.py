@@ -24,6 +24,7 @@ from fwp_rl.registry import shown, suggestion
 
 __all__ = [
     "BOOKKEEPING",
+    "NOTHING",
     "ConfigError",
     "Range",
     "as_written",
@@ -147,17 +148,21 @@ _WITH_EXPONENT = re.compile(
 )
 
 
+NOTHING = ("none", "null")
+"""The words for no value, in YAML, in grids and on the command line; in any case of letters."""
+
+
 def as_written(text: str, options: tuple[Any, ...]) -> Any:
-    """What a person means who writes a word for a field, where the field's type does not take the
-    text itself: ``none`` for no value, ``1e6`` for a million, which YAML and ``int`` do not know.
+    """What a person means who writes a word for a field: ``none`` for no value, where the field may
+    have none, and ``1e6`` for a million, which YAML and ``int`` do not know, where it is a number.
     The text itself in all other cases.
 
     options  the types that the field may have, as ``union_members`` has them
     """
+    if type(None) in options and text.lower() in NOTHING:
+        return None
     if str in options or any(typing.get_origin(o) is typing.Literal for o in options):
         return text
-    if type(None) in options and text.lower() in ("none", "null"):
-        return None
     if {int, float} & set(options) and _WITH_EXPONENT.fullmatch(text):
         number = Decimal(text.replace("_", ""))
         return int(number) if number == number.to_integral_value() else float(number)

@@ -2,7 +2,7 @@
 
 import difflib
 import reprlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import EntryPoint, entry_points
 from typing import Generic, TypeVar
 
@@ -57,12 +57,68 @@ def named(name: object) -> str:
 
 
 def suggestion(given: str, known: Iterable[str]) -> str:
-    """``"Did you mean 'x'?"`` when a known name is close to the given one, else ``""``."""
+    """``"Did you mean 'x'?"`` where a known name is likely meant by the given one, else ``""``."""
     if len(given) > 120:
         return ""
-    by_key = {name.lower().replace("-", "_"): name for name in known}
-    close = difflib.get_close_matches(given.lower().replace("-", "_"), by_key, n=1, cutoff=0.5)
-    return f"Did you mean {by_key[close[0]]!r}?" if close else ""
+    by_key = {name.lower().replace("-", "_").lstrip("_"): name for name in known}
+    meant = _meant(given.lower().replace("-", "_").lstrip("_"), list(by_key))
+    return "" if meant is None else f"Did you mean {by_key[meant]!r}?"
+
+
+_ELSEWHERE: dict[str, tuple[str, ...]] = {
+    "batch_size": ("minibatches",),
+    "clip_coef": ("clip",),
+    "clip_range": ("clip",),
+    "clip_range_vf": ("value_clip",),
+    "env_id": ("env.id", "env.game"),
+    "eval_episodes": ("evaluation_games",),
+    "eval_freq": ("evaluate_every",),
+    "gamma": ("discount",),
+    "lambda": ("gae_lambda", "lam"),
+    "log_dir": ("run_dir",),
+    "logdir": ("run_dir",),
+    "lr": ("learning_rate",),
+    "n_steps": ("rollout_length", "unroll_length"),
+    "norm_adv": ("normalize_advantages",),
+    "num_steps": ("rollout_length", "unroll_length"),
+    "steps": ("total_steps",),
+    "timesteps": ("total_steps",),
+    "total_timesteps": ("total_steps",),
+    "track": ("logger",),
+    "update_epochs": ("epochs",),
+    "vf_coef": ("value_coefficient",),
+    "wandb": ("logger",),
+}
+"""What other libraries call it → what it may be called here."""
+
+
+def _meant(given: str, known: Sequence[str]) -> str | None:
+    """The name that is meant: another library's word for it, the last part of it (``game`` for
+    ``env.game``), short for it (``lr``, ``ent_coef``), or else the nearest one."""
+    for name in _ELSEWHERE.get(given, ()):
+        if name in known:
+            return name
+    for alike in (_is_last_part, _is_short, _has_initials):
+        for name in known:
+            if len(given) > 1 and alike(given, name):
+                return name
+    return next(iter(difflib.get_close_matches(given, known, n=1, cutoff=0.5)), None)
+
+
+def _is_last_part(given: str, name: str) -> bool:
+    return name.endswith(f".{given}")
+
+
+def _is_short(given: str, name: str) -> bool:
+    """``max_grad_norm`` for ``max_gradient_norm``."""
+    words, parts = name.split("_"), given.split("_")
+    pairs = zip(words, parts, strict=False)
+    return len(parts) == len(words) > 1 and all(word.startswith(part) for word, part in pairs)
+
+
+def _has_initials(given: str, name: str) -> bool:
+    """``lr`` for ``learning_rate``."""
+    return "_" in name and given == "".join(word[:1] for word in name.split("_"))
 
 
 class Registry(Mapping[str, type[T]], Generic[T]):

@@ -4,11 +4,12 @@ import contextlib
 import io
 import math
 import os
+import shlex
 import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import TextIO, cast
 
@@ -18,7 +19,17 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-__all__ = ["Output", "Progress", "format_count", "format_seconds"]
+from fwp_rl.imports import import_flags
+
+__all__ = [
+    "Output",
+    "Progress",
+    "columns_that_fit",
+    "console_for",
+    "format_count",
+    "format_seconds",
+    "say_next",
+]
 
 SHOWN = {
     "charts/episode_return": ("return", "{:.4g}"),
@@ -36,6 +47,9 @@ SHOWN = {
 
 PLAIN_INTERVAL = 10.0
 """Seconds between two lines where there is no terminal."""
+
+WHOLE = 10_000
+"""Columns of what no terminal shows."""
 
 SPEED_WINDOW = 60.0
 """Seconds over which the speed is averaged."""
@@ -226,6 +240,58 @@ class Output(io.TextIOBase):
             act()
         except (OSError, ValueError):  # ValueError: closed
             self._failed = True
+
+
+class _Console(Console):
+    """One that leaves a pipe without a reader to the command that prints into it."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+
+def console_for(stream: TextIO | None = None, *, width: int | None = None) -> Console:
+    """A console that prints text as it is: as wide as its terminal, and, where a file or a pipe
+    takes it, so wide that nothing is cut.
+
+    stream  by default standard output
+    width   of a terminal, where it is not to be asked
+    """
+    console = _Console(file=stream, width=width, markup=False, highlight=False)
+    if not console.is_terminal and width is None:
+        console.width = WHOLE
+    return console
+
+
+def columns_that_fit(
+    columns: Mapping[str, Sequence[str]],
+    width: int,
+    *,
+    spare: Sequence[str],
+    wrapped: Mapping[str, int] | None = None,
+) -> list[str]:
+    """Names of the columns of a table that fit into a width, empty where not even those fit that
+    are not spare.
+
+    columns  name → cells
+    spare    columns to go without, the first to go first
+    wrapped  column whose cells may be wrapped → characters of a line, at least
+    """
+    widths = {name: max(map(len, [name, *cells])) for name, cells in columns.items()}
+    for name, least in (wrapped or {}).items():
+        if name in widths:
+            widths[name] = min(widths[name], least)
+    left = list(spare)
+    while (needed := sum(widths.values()) + 3 * len(widths) + 1) > width and left:
+        del widths[left.pop(0)]
+    return list(widths) if needed <= width else []
+
+
+def say_next(command: str, *arguments: object) -> None:
+    """Say on standard error what may be done next: a line to copy. Standard output is for what was
+    asked for."""
+    words = shlex.join(["fwp-rl", command, *map(str, arguments)])
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # nobody is there to read it
+        print(f"Next: {words}{import_flags()}", file=sys.stderr)
 
 
 def format_count(number: float) -> str:

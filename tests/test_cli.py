@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -114,6 +115,7 @@ def test_lists(what: str, capsys: pytest.CaptureFixture[str]) -> None:
         ("train nothing.yaml", 2, "nothing.yaml: cannot be read"),
         ("train --resume runs/nothing", 1, "runs/nothing"),
         ("evaluate --help", 0, "--protocol"),
+        ("evaluate runs/nothing --game 3", 2, "Did you mean '--games'?"),
         ("evaluate runs/nothing", 1, "runs/nothing: there is no such folder"),
         ("watch --help", 0, "--still"),
         ("watch runs/nothing", 1, "expected a policy folder, a run directory"),
@@ -135,6 +137,8 @@ def test_lists(what: str, capsys: pytest.CaptureFixture[str]) -> None:
         ("list coers", 2, "Did you mean 'cores'?"),
         ("--import json list envs", 0, "gymnasium"),
         ("--import no_such list envs", 2, "no_such cannot be imported"),
+        ("list envs", 0, "gymnasium"),
+        ("list presets --json", 0, "MemoryS11"),
         ("list games", 0, "7,127.7"),
         ("list presets", 0, "minigrid_memory_s11"),
         ("list ablations", 0, "cores_atari57"),
@@ -360,3 +364,27 @@ def test_doctor_finds_this_machine_well(capsys: pytest.CaptureFixture[str]) -> N
     said = capsys.readouterr().out
     assert "All is well." in said
     assert "numba threading layer" in said
+
+
+def test_a_person_hears_that_kernels_are_compiled(capsys: pytest.CaptureFixture[str]) -> None:
+    log = logging.getLogger("fwp_rl.kernels.numba_cache")
+    for _ in range(2):
+        assert run("list", "agents") == 0
+    capsys.readouterr()
+    log.info("compiling")
+    assert capsys.readouterr().err == "fwp-rl: compiling\n", "once"
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["list", "games", "--jsn"], "got --jsn, expected nothing or --json"),
+        (["list", "--jsn", "games"], "cannot list '--jsn'"),
+        (["list", "--json"], "cannot list ''. Known: cores, "),
+    ],
+)
+def test_a_list_takes_one_flag(
+    args: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(*args) == 2
+    assert said in " ".join(capsys.readouterr().err.split())

@@ -52,3 +52,24 @@ def test_a_picture_that_fails_does_not_fail_a_finished_training(
     said = capsys.readouterr().out
     assert "No learning curve: ValueError: operands could not be broadcast" in said
     assert "No video: ValueError" in said
+
+
+def test_pictures_are_called_by_task_and_core_and_what_follows_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    titles = []
+
+    def drawn(path: Path, *, title: str, **_: object) -> Path:
+        titles.append(title)
+        return path / "curve.png"
+
+    monkeypatch.setattr(experiment, "learning_curve", drawn)
+    config = replace(agents.load_preset("quickstart"), evaluation_games=0, video=False)
+    run = tmp_path / "a run"
+    run.mkdir()
+    (run / "metrics.jsonl").write_text('{"step": 200704, "time": 1.0}\n')
+    finish(run, config)
+    assert titles == ["Breakout, delta_net"]
+    said = capsys.readouterr()
+    assert "Trained for 200,704 steps: the update that reaches 200,000" in said.out
+    assert said.err.splitlines()[-1] == f"Next: fwp-rl evaluate '{run}'"

@@ -2,6 +2,7 @@ import io
 import json
 import math
 import os
+import shlex
 import subprocess
 import sys
 import threading
@@ -10,9 +11,17 @@ from subprocess import CompletedProcess
 
 import pytest
 from rich.console import Console
+from rich.table import Table
 
 from fwp_rl import terminal as module
-from fwp_rl.terminal import Progress, format_count, format_seconds
+from fwp_rl.terminal import (
+    Progress,
+    columns_that_fit,
+    console_for,
+    format_count,
+    format_seconds,
+    say_next,
+)
 
 
 class Clock:
@@ -261,9 +270,11 @@ def test_a_training_ends_well_where_nobody_takes_its_display(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("command", ["list presets", "train recall --help"])
-def test_commands_say_what_they_can_in_ascii(command):
-    done = shell(f'"$0" -m fwp_rl {command}', PYTHONIOENCODING="ascii")
+@pytest.mark.parametrize(
+    ("command", "encoding"), [("list presets", "ascii"), ("train recall --help", "cp1252")]
+)
+def test_commands_say_what_they_can_in_any_encoding(command, encoding):
+    done = shell(f'"$0" -m fwp_rl {command}', PYTHONIOENCODING=encoding)
     assert (done.stderr, done.returncode) == ("", 0)
     assert "recall" in done.stdout
 
@@ -291,3 +302,49 @@ def test_counts(number, text):
 )
 def test_seconds(seconds, text):
     assert format_seconds(seconds) == text
+
+
+COLUMNS = {"name": ["delta_net"], "what": ["w" * 90], "speed": ["1"], "left": ["0:00:01"]}
+
+
+@pytest.mark.parametrize("width", range(10, 150, 7))
+def test_the_columns_that_fit_do_and_no_spare_one_is_left_out_for_nothing(width):
+    spare, wrapped = ["left", "speed"], {"what": 20}
+    names = columns_that_fit(COLUMNS, width, spare=spare, wrapped=wrapped)
+    taken = {"name": 9, "what": 20, "speed": 5, "left": 7}
+
+    def needed(shown):
+        return 1 + sum(3 + taken[name] for name in shown)
+
+    assert needed(names) <= width
+    if not names:
+        assert needed(["name", "what"]) > width
+    else:
+        gone = [name for name in spare if name not in names]
+        assert gone == spare[: len(gone)]
+        assert not gone or needed([*names, gone[-1]]) > width
+
+
+def test_what_is_next_can_be_copied(capsys):
+    say_next("watch", Path("runs/it's mine"))
+    said = capsys.readouterr()
+    assert said.out == ""
+    _, *words = shlex.split(said.err)
+    assert words == ["fwp-rl", "watch", "runs/it's mine"]
+
+
+def test_what_no_terminal_shows_is_not_cut():
+    out = io.StringIO()
+    table = Table("a")
+    table.add_row("x" * 5000)
+    console_for(out).print(table)
+    assert "x" * 5000 in out.getvalue()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "command", ["train recall --help | head -c 1", "list games | true", "list games | head -1"]
+)
+def test_a_command_whose_reader_has_gone_ends_in_silence(command):
+    done = shell(f'"$0" -m fwp_rl {command}')
+    assert (done.stderr, done.returncode) == ("", 0)

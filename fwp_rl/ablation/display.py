@@ -13,7 +13,7 @@ from rich.text import Text
 from fwp_rl.ablation.folder import CellProgress
 from fwp_rl.ablation.grid import Cell
 from fwp_rl.runs.results import Score
-from fwp_rl.terminal import format_count, format_seconds
+from fwp_rl.terminal import columns_that_fit, console_for, format_count, format_seconds
 
 __all__ = ["Display", "Row", "in_words"]
 
@@ -54,7 +54,7 @@ class Display:
 
     def __init__(self, *, title: str, plain: bool = False, console: Console | None = None) -> None:
         self._title = title
-        self._console = console or Console(markup=False, highlight=False)
+        self._console = console or console_for()
         self._plain = plain or not self._console.is_terminal
         self._silent = False
         self._printed = -math.inf
@@ -96,7 +96,7 @@ class Display:
             self.message(self._summary())
             for row in rows:
                 if row.state == "running":
-                    self.message("  " + " | ".join([row.cell.name, *self._facts(row)[1:]]))
+                    self.message("  " + " | ".join([row.cell.name, *self._facts(row).values()]))
 
     def _summary(self) -> str:
         counts = [
@@ -107,31 +107,38 @@ class Display:
         left = "unknown" if self._left is None else format_seconds(self._left)
         return f"{len(self._rows)} cells: {', '.join(counts)}; time left {left}"
 
-    def _facts(self, row: Row) -> list[str]:
+    def _facts(self, row: Row) -> dict[str, str]:
         """State, progress, steps, speed, time left, return."""
         progress, total = row.progress, row.cell.config.total_steps
-        rate = progress.rate if row.state == "running" else None
+        evaluating = row.state == "running" and progress.step >= total
+        rate = progress.rate if row.state == "running" and not evaluating else None
         left = (total - progress.step) / rate if rate else math.nan
         known = progress.episode_return
         latest = f"{known:.4g}" if known is not None and math.isfinite(known) else "-"
-        return [
-            row.state,
-            f"{row.fraction:.0%}",
-            f"{format_count(progress.step)}/{format_count(total)}",
-            f"{rate:,.0f}/s" if rate else "-",
-            format_seconds(max(left, 0.0)) if rate else "-",
-            in_words(row.score) if row.state == "finished" and row.score else latest,
-        ]
+        return {
+            "state": "evaluating" if evaluating else row.state,
+            "done": f"{row.fraction:.0%}",
+            "steps": f"{format_count(progress.step)}/{format_count(total)}",
+            "speed": f"{rate:,.0f} steps/s" if rate else "-",
+            "left": format_seconds(max(left, 0.0)) if rate else "-",
+            "return": in_words(row.score) if row.state == "finished" and row.score else latest,
+        }
 
     def _render(self) -> Group:
-        table = Table(title=self._title, title_justify="left")
-        table.add_column("cell", no_wrap=True)
-        for name in ("state", "done", "steps", "speed", "left", "return"):
-            table.add_column(name, justify="left" if name == "state" else "right", no_wrap=True)
         rows = sorted(self._rows, key=lambda row: _ORDER.index(row.state))
         room = max(self._console.height - 8, 4)
-        for row in rows[:room]:
-            table.add_row(row.cell.name, *self._facts(row), style=_STYLES.get(row.state, ""))
+        shown = [{"cell": row.cell.name, **self._facts(row)} for row in rows[:room]]
+        names = ("cell", "state", "done", "steps", "speed", "left", "return")
+        columns = {name: [facts[name] for facts in shown] for name in names}
+        spare = ("speed", "done", "steps", "left")
+        table = Table(title=self._title, title_justify="left")
+        fitting = columns_that_fit(columns, self._console.width, spare=spare)
+        for name in fitting or [name for name in names if name not in spare]:
+            left = name in ("cell", "state")
+            table.add_column(name, justify="left" if left else "right", no_wrap=bool(fitting))
+        for row, facts in zip(rows, shown, strict=False):
+            cells = [facts[str(column.header)] for column in table.columns]
+            table.add_row(*cells, style=_STYLES.get(row.state, ""))
         hidden = len(rows) - room
         more = [Text(f"... and {hidden} more cells", style="dim")] if hidden > 0 else []
         return Group(table, *more, Text(self._summary()))

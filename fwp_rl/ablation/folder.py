@@ -101,8 +101,9 @@ class AblationFolder:
                 f"{self.path}: another fwp-rl ablate is at work on it; wait for it, stop it, or "
                 "name another --output"
             ) from None
-        except OSError as error:
-            raise RunError(f"{self.path}: cannot be written: {error.strerror}") from error
+        except (OSError, NotImplementedError) as error:  # some file systems know no locks
+            reason = getattr(error, "strerror", None) or error
+            raise RunError(f"{self.path}: cannot be written: {reason}") from error
         try:
             yield
         finally:
@@ -162,7 +163,7 @@ class AblationFolder:
             "schema": 1,
             "name": grid.name,
             "source": str(grid.source),
-            "axes": list(grid.cells[0].labels),
+            "axes": list(dict.fromkeys(axis for cell in grid.cells for axis in cell.labels)),
             "cells": cells,
         }
         write_json(self.path / "ablation.json", value)

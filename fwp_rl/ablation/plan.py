@@ -13,7 +13,7 @@ from fwp_rl.ablation.estimate import (
 )
 from fwp_rl.ablation.folder import AblationFolder
 from fwp_rl.ablation.grid import Grid
-from fwp_rl.terminal import format_seconds
+from fwp_rl.terminal import console_for, format_seconds
 
 __all__ = ["print_plan"]
 
@@ -22,7 +22,7 @@ def print_plan(
     grid: Grid, output: Path, *, jobs: int, threads: int, console: Console | None = None
 ) -> None:
     """The cells with state, steps and expected time; nothing is written or started."""
-    console = console or Console(markup=False, highlight=False)
+    console = console or console_for()
     folder = AblationFolder(output)
     notes = folder.check(grid)
     states = {cell.name: folder.state(cell) for cell in grid.cells}

@@ -25,7 +25,7 @@ from fwp_rl.ablation.grid import Cell, Grid
 from fwp_rl.runs.crashes import crash_trace
 from fwp_rl.runs.signals import StopRequest
 
-__all__ = ["run_grid", "worker_environment"]
+__all__ = ["run_grid", "wandb_environment", "worker_environment"]
 
 ATTEMPTS = 2
 """Times that a cell may crash in one call, before it counts as failed."""
@@ -35,6 +35,8 @@ KILL_SECONDS = 10.0
 """How long a worker that was killed is waited for: one that hangs in the system may stay."""
 CRASHES = (signal.SIGSEGV, signal.SIGABRT, signal.SIGFPE, signal.SIGILL)
 """Signals by which native code ends a process; it leaves a trace in the run directory."""
+_LONGEST_TAG = 64
+"""Characters that W&B takes of a tag."""
 _THREAD_VARIABLES = (
     "FWP_RL_CORES",
     "OMP_NUM_THREADS",
@@ -136,7 +138,7 @@ class _Runner:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env=worker_environment(self.threads),
+                env=worker_environment(self.threads) | wandb_environment(self.grid, cell),
                 start_new_session=True,
             )
         self.workers.append(_Worker(cell, process, attempt))
@@ -269,6 +271,22 @@ def worker_environment(threads: int) -> dict[str, str]:
     """The environment of a worker that computes, and steps its environments, with so many
     threads."""
     return {**os.environ, **{name: str(threads) for name in _THREAD_VARIABLES}}
+
+
+def wandb_environment(grid: Grid, cell: Cell) -> dict[str, str]:
+    """Where Weights & Biases is to put a cell, if its config asks for W&B: in a group of the grid's
+    name, as a job of what it has beside its seed, with a tag for each axis. It reads them from the
+    environment; what the user has set there stands."""
+    kind = "-".join(label for axis, label in cell.labels.items() if axis != "seed")
+    tags = [
+        f"{axis}={label}".replace(",", " ")[:_LONGEST_TAG] for axis, label in cell.labels.items()
+    ]
+    asked = {
+        "WANDB_RUN_GROUP": grid.name,
+        "WANDB_JOB_TYPE": kind or grid.name,
+        "WANDB_TAGS": ",".join(tags),
+    }
+    return {name: value for name, value in asked.items() if not os.environ.get(name)}
 
 
 def _kill(process: subprocess.Popen[bytes]) -> int | None:

@@ -9,13 +9,15 @@ import tyro
 from fwp_rl.commands.shared import fail
 from fwp_rl.config import ConfigError
 from fwp_rl.imports import import_flags, imported
+from fwp_rl.runs.arguments import run_command
+from fwp_rl.terminal import say_next
 
 __all__ = ["run"]
 
 
 def run(args: list[str]) -> None:
     """The command, with these arguments."""
-    tyro.cli(ablate, args=args, prog="fwp-rl ablate")
+    run_command(ablate, args, prog="fwp-rl ablate")
 
 
 def ablate(
@@ -68,6 +70,7 @@ def ablate(
     output = output or Path("runs") / "ablations" / loaded.name
     if dry_run:
         print_plan(loaded, output, jobs=jobs, threads=threads)
+        say_next("ablate", grid)
         return
     failed, code = run_grid(
         loaded,
@@ -85,3 +88,4 @@ def ablate(
         names = ", ".join(cell.name for cell in failed)
         fail(f"failed: {names}; the same command tries again", 1)
     print(f"All {len(loaded.cells)} cells are finished: {output}")
+    say_next("report", output)

@@ -7,13 +7,14 @@ import tyro
 
 from fwp_rl.commands.shared import note
 from fwp_rl.config import ConfigError
+from fwp_rl.runs.arguments import run_command
 
 __all__ = ["run"]
 
 
 def run(args: list[str]) -> None:
     """The command, with these arguments."""
-    tyro.cli(report, args=args, prog="fwp-rl report")
+    run_command(report, args, prog="fwp-rl report")
 
 
 def report(

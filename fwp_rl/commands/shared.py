@@ -6,7 +6,7 @@ from typing import Annotated, Literal, NoReturn
 
 import tyro
 
-from fwp_rl.config import ConfigError
+from fwp_rl.config import ConfigError, as_written
 
 __all__ = ["Actions", "Checkpoint", "Source", "fail", "note", "which_checkpoint"]
 
@@ -16,14 +16,14 @@ Actions = Annotated[str | None, tyro.conf.arg(metavar="RULE")]
 
 
 def which_checkpoint(given: str) -> Literal["last", "best"] | int:
-    """What ``--checkpoint`` names: a number of environment steps may be spelled ``1_000_000`` or as
-    it is printed, ``1,000,000``."""
+    """What ``--checkpoint`` names: a number of environment steps may be spelled ``1_000_000``,
+    ``1e6`` or as it is printed, ``1,000,000``."""
     if given == "last":
         return "last"
     if given == "best":
         return "best"
     try:
-        step = int(given.replace(",", ""))
+        step = int(str(as_written(given.replace(",", ""), (int,))))
     except ValueError:
         step = -1
     if step < 0:

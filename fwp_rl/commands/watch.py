@@ -1,18 +1,18 @@
 """``fwp-rl watch``: a film of a policy at play."""
 
+import time
 from pathlib import Path
 
-import tyro
-
-from fwp_rl.commands.shared import Actions, Checkpoint, Source, which_checkpoint
+from fwp_rl.commands.shared import Actions, Checkpoint, Source, note, which_checkpoint
 from fwp_rl.config import ConfigError
+from fwp_rl.runs.arguments import run_command
 
 __all__ = ["run"]
 
 
 def run(args: list[str]) -> None:
     """The command, with these arguments."""
-    tyro.cli(watch, args=args, prog="fwp-rl watch")
+    run_command(watch, args, prog="fwp-rl watch")
 
 
 def watch(
@@ -34,7 +34,8 @@ def watch(
 
     Shown are the fast weights of each head (of other cores the state), the write rates and the
     size of each update over the last 100 steps, the value, rewards, and what the policy would
-    do. The colours' scale is that of the whole film.
+    do. The colours' scale is that of the whole film. Nothing is overwritten: by default a film gets
+    a name that is free.
 
     Args:
         source: A run directory, a policy folder or a checkpoint.
@@ -62,19 +63,24 @@ def watch(
     policy_folder(source)  # a typo is told before torch is imported
 
     from fwp_rl.filming import record_video
+    from fwp_rl.terminal import say_next
 
-    print(
-        record_video(
-            source,
-            greedy=greedy,
-            actions=actions,
-            checkpoint=which,
-            seed=seed,
-            device=device,
-            games=games,
-            max_seconds=max_seconds,
-            memory=memory,
-            still=still,
-            output=output,
-        )
+    begun = time.monotonic()
+    film = record_video(
+        source,
+        greedy=greedy,
+        actions=actions,
+        checkpoint=which,
+        seed=seed,
+        device=device,
+        games=games,
+        max_seconds=max_seconds,
+        memory=memory,
+        still=still,
+        output=output,
+        progress=True,
     )
+    print(film)
+    took, size = time.monotonic() - begun, film.stat().st_size / 1e6
+    note(f"wrote {'a sheet' if still else 'a film'} of {size:.1f} MB in {took:.0f} s")
+    say_next("evaluate", source)

@@ -55,7 +55,7 @@ class RecallConfig(EnvConfig):
     distractors: bool = False
     """Show random cues, without the cue flag, during the delay, in place of nothing."""
     time_limit: Annotated[int | None, Range(1)] = None
-    """Cut episodes after this many steps; none lets each reach its query."""
+    """Cut episodes after this many steps; none: each reaches its query."""
 
     def __post_init__(self) -> None:
         check_ranges(self)

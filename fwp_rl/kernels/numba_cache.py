@@ -6,10 +6,13 @@ helpers that it was compiled from. So the folder is named by a digest of all ker
 ``$XDG_CACHE_HOME/fwp_rl/numba`` (``~/.cache``). The package's own folder is never written to.
 Folders of other sources that nobody has used for 30 days are removed.
 
+What is compiled is said to the logger of this module, at level INFO.
+
 A cache that is full, damaged or not writable costs a warning and compiling anew, never a training.
 """
 
 import hashlib
+import logging
 import shutil
 import tempfile
 import time
@@ -30,6 +33,8 @@ __all__ = ["cached_njit"]
 USED: Final = "last_use"
 """The file in a folder of ours whose time of change says when it was used."""
 KEPT_DAYS: Final = 30
+_log = logging.getLogger(__name__)
+
 ROOT: Final = Path(__file__).resolve().parent
 """The package's kernels."""
 
@@ -41,23 +46,31 @@ def cached_njit(kernel: Callable[..., Any], **options: Any) -> Any:
         return numba.njit(kernel, **options)
     with _numba_keeps_in(folder):
         dispatcher = numba.njit(kernel, cache=True, **options)
-    _guard(dispatcher._cache)
+    folder_of, *_ = kernel.__module__.split(".")[-2:]
+    _guard(dispatcher._cache, f"{folder_of}.{kernel.__name__.strip('_')}")
     return dispatcher
 
 
-def _guard(kept: Any) -> None:
-    """Let no error of the cache out of a call of the kernel."""
+def _guard(kept: Any, name: str) -> None:
+    """Let no error of the cache out of a call of the kernel, and say what its caller waits for."""
     load, save = kept.load_overload, kept.save_overload
+    begun: dict[Any, float] = {}
 
     def guarded_load(signature: Any, context: Any) -> Any:
+        found = None
         try:
-            return load(signature, context)
+            found = load(signature, context)
         except Exception:  # whatever unpickling a damaged file raises
             with suppress(OSError):
                 kept.flush()  # what is saved next must not be looked for under a damaged index
-            return None
+        if found is None:
+            begun[signature] = time.monotonic()
+            _log.info("compiling the kernel %s, once on this machine ...", name)
+        return found
 
     def guarded_save(signature: Any, compiled: Any) -> None:
+        if signature in begun:
+            _log.info("... %s took %.1f s", name, time.monotonic() - begun.pop(signature))
         try:
             save(signature, compiled)
         except OSError as error:

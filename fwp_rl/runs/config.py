@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
 
 from fwp_rl.config import BOOKKEEPING, ConfigError, Range, check_ranges
-from fwp_rl.cores import CoreConfig
+from fwp_rl.cores import CORES, CoreConfig
 from fwp_rl.cores.delta_net import DeltaNetConfig
 from fwp_rl.envs import EnvConfig
 from fwp_rl.envs.atari import AtariConfig
@@ -46,7 +46,7 @@ class RunConfig:
     checkpoint_minutes: Annotated[float, Range(0, above=True), BOOKKEEPING] = 5.0
     """Minutes between checkpoints: the most that a killed run loses."""
     keep_checkpoints_every: Annotated[int | None, Range(1), BOOKKEEPING] = None
-    """Steps between checkpoints that are kept for ever; none keeps the last two and the best."""
+    """Steps between checkpoints that are kept for ever; none: the last two and the best alone."""
     log_every: Annotated[int, Range(1), BOOKKEEPING] = 1
     """Updates between two rows of the log; a row holds their means."""
     keep_memory: Annotated[bool, BOOKKEEPING] = True
@@ -64,6 +64,10 @@ class RunConfig:
     def subject(self) -> str:
         """What is trained on, as reports and the display name it: ``Breakout``, ``copy``."""
         raise NotImplementedError
+
+    def title(self) -> str:
+        """What a display and a picture of the run are called: ``Breakout, delta_net``."""
+        return f"{self.subject()}, {CORES.name_of(type(self.core))}"
 
     def score_bounds(self) -> tuple[float, float] | None:
         """The scores that a report takes for 0 and 1; None where there are none."""

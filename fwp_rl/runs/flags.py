@@ -1,23 +1,21 @@
 """Command-line flags on top of a config.
 
-tyro turns every field into a flag. Three things are ours: ``core:lstm`` (``encoder:``, ``env:``)
-chooses the class of a section by its registered name, an unknown flag is answered with the nearest
-known one or with the class that has it, and values may be written as people write them: truth as
-``--flag``, ``--no-flag``, ``--flag false``, no value as ``none``, a million as ``1e6``.
+``core:lstm`` (``encoder:``, ``env:``) chooses the class of a section by its registered name, and a
+flag that the chosen classes do not have is answered with those that have it. ``arguments.py`` says
+how flags are read.
 """
 
 import dataclasses
 import re
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
-import tyro
-
-from fwp_rl.config import ConfigError, as_written, union_members
-from fwp_rl.registry import Registry, UnknownNameError, canonical, named, suggestion
+from fwp_rl.config import ConfigError, union_members
+from fwp_rl.registry import Registry, UnknownNameError, canonical, suggestion
+from fwp_rl.runs.arguments import check_flags, negated, read
 from fwp_rl.runs.config import RunConfig
-from fwp_rl.runs.presets import REGISTRIES
+from fwp_rl.runs.presets import REGISTRIES, having
 
 __all__ = ["apply_flags", "as_flags"]
 
@@ -38,9 +36,9 @@ def apply_flags(config: C, args: Sequence[str], *, prog: str, description: str) 
             config = _select(config, match[1], match[2])
         else:
             rest.append(arg)
-    _check_flags(config, rest)
-    rest = list(_spell(config, rest))
-    return tyro.cli(type(config), default=config, args=rest, prog=prog, description=description)
+    flags = _flags(config)
+    check_flags(flags, rest, lambda flag, value: _where(config, flag, value))
+    return read(type(config), rest, flags, prog=prog, description=description, default=config)
 
 
 def as_flags(fields: Mapping[str, Any]) -> list[str]:
@@ -50,7 +48,7 @@ def as_flags(fields: Mapping[str, Any]) -> list[str]:
     for name, value in fields.items():
         flag = "--" + name.replace("_", "-")
         if isinstance(value, bool):
-            flags.append(flag if value else _negated(flag))
+            flags.append(flag if value else negated(flag))
         else:
             flags += [flag, str(value)]
     return flags
@@ -72,19 +70,6 @@ def _select(config: C, section: str, name: str) -> C:
     return dataclasses.replace(config, **{section: chosen()})
 
 
-def _check_flags(config: RunConfig, args: Sequence[str]) -> None:
-    known = {"--help", *_flags(config)}
-    known |= {_negated(flag) for flag, options in _flags(config).items() if bool in options}
-    for position, arg in enumerate(args):
-        given, equals, value = arg.partition("=")
-        flag = given.replace("_", "-")
-        if flag.startswith("--") and flag not in known:
-            if not equals:
-                value = next(iter(args[position + 1 :]), "")
-            hint = _where(config, flag, value) or suggestion(flag, known)
-            raise ConfigError(f"there is no flag {named(flag)}. {hint or 'See --help'}")
-
-
 def _where(config: RunConfig, flag: str, value: str) -> str:
     """Where an unknown flag is found: as a selector (``--core lstm``), or with another class of its
     section (``--env.game``); "" where it is not."""
@@ -97,14 +82,7 @@ def _where(config: RunConfig, flag: str, value: str) -> str:
             return f"Choose the {registry.kind} with {section}:{canonical(value)}"
         hint = suggestion(value, registry.names())
         return f"Choose the {registry.kind} with {section}:NAME. {hint}".strip()
-    field = option.removeprefix("no-").replace("-", "_")
-    owners = [
-        f"{section}:{name}"
-        for name, cls in registry.items()
-        if field in {each.name for each in dataclasses.fields(cls)}
-    ]
-    more = " and others" if len(owners) > 3 else ""
-    return f"It is an option of {', '.join(owners[:3])}{more}" if owners else ""
+    return having(registry, option.removeprefix("no-").replace("-", "_"), section)
 
 
 def _flags(config: Any, prefix: str = "--") -> dict[str, tuple[Any, ...]]:
@@ -120,53 +98,3 @@ def _flags(config: Any, prefix: str = "--") -> dict[str, tuple[Any, ...]]:
         else:
             flags[flag] = union_members(hints[field.name])
     return flags
-
-
-def _negated(flag: str) -> str:
-    """``--env.no-fire-reset`` for ``--env.fire-reset``."""
-    section, dot, name = flag.removeprefix("--").rpartition(".")
-    return f"--{section}{dot}no-{name}"
-
-
-_TRUTH = {"true": True, "yes": True, "false": False, "no": False, "none": None, "null": None}
-
-
-def _spell(config: RunConfig, args: Sequence[str]) -> Iterator[str]:
-    """The arguments with values as tyro wants them: ``--flag`` or ``--no-flag`` for truth, but
-    ``--flag True`` where the value may be None, and True or False among the items of a mapping;
-    numbers in full, and None for none. What is none of these is left for tyro to refuse."""
-    flags = _flags(config)
-    booleans = {flag: flag for flag, options in flags.items() if bool in options}
-    booleans |= {_negated(flag): flag for flag in booleans}
-    mappings = {flag for flag, options in flags.items() if typing.get_origin(options[0]) is dict}
-    left: list[str] = []
-    for arg in args:
-        name, equals, word = arg.partition("=")
-        left += [name, word] if equals and name.replace("_", "-") in flags | booleans else [arg]
-    in_mapping = False
-    while left:
-        arg = left.pop(0)
-        name = arg.replace("_", "-")
-        if name not in booleans:
-            in_mapping = name in mappings or (in_mapping and not arg.startswith("--"))
-            yield arg.capitalize() if in_mapping and arg.lower() in ("true", "false") else arg
-            if name in flags and left and not in_mapping:
-                yield _spelled(left.pop(0), flags[name])
-            continue
-        in_mapping = False
-        flag = booleans[name]
-        truth: bool | None = name == flag
-        if truth and left and not left[0].startswith("-"):
-            if left[0].lower() not in _TRUTH:
-                yield arg
-                continue
-            truth = _TRUTH[left.pop(0).lower()]
-        if truth is None or type(None) in flags[flag]:
-            yield from (flag, str(truth))
-        else:
-            yield flag if truth else _negated(flag)
-
-
-def _spelled(word: str, options: tuple[Any, ...]) -> str:
-    value = as_written(word, options)
-    return word if value is word else str(value)

@@ -53,13 +53,15 @@ class MetricsLogger:
         start_step: int = 0,
         logger: LoggerName = "tensorboard",
         config: Mapping[str, Any] | None = None,
+        experiment: Mapping[str, Any] | None = None,
         warn: Callable[[str], object] = warnings.warn,
     ) -> None:
         """Drops every point after ``start_step``: a run that resumes there makes them anew.
 
-        config  what is trained, as the view shows it
-        warn    is told when lines can no longer be written, when they can again, and when the view
-                is given up
+        config      what is trained, as the view shows it
+        experiment  what of it tells the run from others, for the view's table of hyper-parameters
+        warn        is told when lines can no longer be written, when they can again, and when the
+                    view is given up
         """
         self._warn = warn
         self._path = directory / METRICS
@@ -70,7 +72,8 @@ class MetricsLogger:
         self._failing = False
         self._view: View | None = None
         self._name = "TensorBoard's files" if logger == "tensorboard" else "Weights & Biases"
-        self._attempt(lambda: self._open(logger, directory, start_step, config))
+        shown = {"config": config, "experiment": experiment}
+        self._attempt(lambda: self._open(logger, directory, start_step, shown))
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Write the metrics of one update, or of an evaluation."""
@@ -116,11 +119,11 @@ class MetricsLogger:
             self._failing, self._lost = False, 0
 
     def _open(
-        self, logger: LoggerName, directory: Path, step: int, config: Mapping[str, Any] | None
+        self, logger: LoggerName, directory: Path, step: int, shown: Mapping[str, Any]
     ) -> None:
         from fwp_rl.runs.views import open_view  # to read metrics takes no TensorBoard
 
-        self._view = open_view(logger, directory, start_step=step, config=config)
+        self._view = open_view(logger, directory, start_step=step, **shown)
 
     def __enter__(self) -> "MetricsLogger":
         return self

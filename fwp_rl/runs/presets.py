@@ -19,7 +19,7 @@ from fwp_rl.models.base import ENCODERS, EncoderConfig
 from fwp_rl.models.policy import PolicyConfig
 from fwp_rl.registry import Registry, UnknownNameError, named, shown, suggestion
 from fwp_rl.runs.config import AGENTS, RunConfig, TrainConfig
-from fwp_rl.runs.yaml_files import preset_path, read_yaml
+from fwp_rl.runs.yaml_files import SECTIONS, preset_path, read_yaml
 from fwp_rl.tasks import TASKS, TaskConfig
 
 __all__ = [
@@ -31,6 +31,8 @@ __all__ = [
     "env_config_from_dict",
     "experiment",
     "first_change",
+    "has_field",
+    "having",
     "load_preset",
     "policy_config_from_dict",
     "preset_env",
@@ -48,6 +50,13 @@ REGISTRIES: dict[type, Registry[Any]] = {
     TaskConfig: TASKS,
 }
 """Base class of a section → the registry that knows its classes by name."""
+
+_SECTIONS: dict[str, Registry[Any]] = {
+    "core": CORES,
+    "encoder": ENCODERS,
+    "env": ENVS,
+    "task": TASKS,
+}
 
 
 def load_preset(name_or_path: str | Path) -> RunConfig:
@@ -180,16 +189,48 @@ def _marked(owner: Any, name: str) -> bool:
     return name in fields and is_bookkeeping(type(owner), name)
 
 
+def having(registry: Registry[Any], field: str, section: str) -> str:
+    """Which classes of a section have a field: ``It is an option of core:delta_net, gtrxl``, or ""
+    where none has it."""
+    owners = [
+        name
+        for name, cls in registry.items()
+        if field in {each.name for each in dataclasses.fields(cls)}
+    ]
+    return f"It is an option of {section}:{', '.join(owners)}" if owners else ""
+
+
+def has_field(fields: Mapping[str, Any], path: str) -> bool:
+    """Whether a training config with these fields has a field of that path (``core.heads``),
+    whatever its value. True where that cannot be told: building the config says what is wrong."""
+    cls, data = AGENTS.get(fields.get("agent", "")), fields
+    for name in path.split("."):
+        if cls is None:
+            return True
+        hints = typing.get_type_hints(cls)
+        if name not in hints:
+            return False
+        inner: Any = data.get(name, {})
+        data = inner if isinstance(inner, Mapping) else {"name": inner}
+        registry = REGISTRIES.get(hints[name])
+        if registry is not None:
+            chosen: Any = data.get("name", SECTIONS[name])
+            cls = registry.get(chosen)
+        else:
+            cls = hints[name] if dataclasses.is_dataclass(hints[name]) else None
+    return True
+
+
 def _build(cls: type[D], data: Mapping[str, Any], source: str, path: str) -> D:
     hints = typing.get_type_hints(cls)
     fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]  # D is a dataclass
     values = {}
     for key, value in data.items():
         if key not in fields:
-            hint = suggestion(key, fields) if isinstance(key, str) else ""
+            hint = _hint(key, fields, path) if isinstance(key, str) else ""
             raise ConfigError(
                 f"{source}: {path}{named(key)}: there is no such field. "
-                f"{hint or 'Known: ' + ', '.join(fields)}"
+                f"{hint or 'Known: ' + (', '.join(fields) or 'none')}"
             )
         registry = REGISTRIES.get(hints[key])
         if registry is not None:
@@ -206,6 +247,14 @@ def _build(cls: type[D], data: Mapping[str, Any], source: str, path: str) -> D:
         return cls(**values)
     except ConfigError as error:
         raise ConfigError(f"{source}: {path}{error}") from None
+
+
+def _hint(key: str, known: Collection[str], path: str) -> str:
+    """What is likely meant by an unknown field, or which other classes of its section have it."""
+    section = path.removesuffix(".")
+    registry = _SECTIONS.get(section)
+    others = "" if registry is None else having(registry, key, section)
+    return others or suggestion(key, known)
 
 
 def _value(value: Any, hint: Any, source: str, where: str) -> Any:

@@ -17,6 +17,8 @@ from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
 from tensorboard.compat.proto.tensor_pb2 import TensorProto
 from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
 from tensorboard.compat.proto.types_pb2 import DT_STRING
+from tensorboard.plugins.hparams import api_pb2, metadata
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from fwp_rl.config import ConfigError
@@ -24,7 +26,7 @@ from fwp_rl.runs.append import AppendedFile
 from fwp_rl.runs.config import LoggerName
 from fwp_rl.runs.files import CheckpointError, read_json, write_json
 
-__all__ = ["View", "check_logger", "open_view"]
+__all__ = ["View", "check_logger", "meaning", "open_view"]
 
 _EVENT_FILE = re.compile(r"events\.out\.tfevents\.(\d+)")
 
@@ -38,6 +40,10 @@ class View(Protocol):
     def scalars(self, step: int, metrics: Mapping[str, float]) -> None: ...
 
     def text(self, name: str, markdown: str) -> None: ...
+
+    def ended(self) -> None:
+        """The run is over, and its last score is shown."""
+        ...
 
     def clip(self, step: int, name: str, gif: Path) -> None:
         """Show an animated GIF."""
@@ -69,14 +75,22 @@ def open_view(
     *,
     start_step: int = 0,
     config: Mapping[str, Any] | None = None,
+    experiment: Mapping[str, Any] | None = None,
 ) -> View:
-    """Open a run's view, to go on after ``start_step``; ``config`` is shown as a text."""
+    """Open a run's view, to go on after ``start_step``.
+
+    config      is shown as a text
+    experiment  what tells the run from others, by name: its row in TensorBoard's table of
+                hyper-parameters
+    """
     if logger == "wandb":
         return _Wandb(directory, config)
     view = _EventFile(directory, start_step)
     if config is not None:
         listing = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
         view.text("config", f"```yaml\n{listing}```")
+    if experiment is not None:
+        view.hyper_parameters(experiment)
     return view
 
 
@@ -88,11 +102,14 @@ _MEANINGS = {
     "charts/success_rate": "Share of the latest finished blocks of games that reached the goal: "
     "the same number of whole games of every environment",
     "charts/games": "Games finished so far",
-    "charts/steps_per_second": "Environment steps per second since the last point",
+    "charts/steps_per_second": "Steps per second since the last point",
     "core/beta_mean": "Mean write rate of the fast weights",
     "core/beta_std": "Standard deviation of the write rates over steps, layers and heads",
+    r"core/fast_weight_norm_layer(\d+)": r"Frobenius norm of the fast weights of layer \1, "
+    "the mean over environments and heads",
     "loss/policy": "Loss of the policy",
     "loss/value": "Loss of the value",
+    "loss/mean": "Loss of the batch, the mean over the steps that count",
     "policy/entropy": "Entropy of the policy in nats",
     "policy/kl": "KL divergence from the policy that acted to the policy that learns",
     "policy/clip_fraction": "Share of steps whose ratio of probabilities was clipped",
@@ -100,6 +117,9 @@ _MEANINGS = {
     "sees what the actor saw",
     "policy/epochs": "Passes over each rollout",
     "policy/epsilon": "Probability of an action at random",
+    "policy/lag_mean": "Mean number of updates between the weights that acted and those that learn",
+    "policy/lag_max": "Largest number of updates between the weights that acted and those that "
+    "learn",
     "optimizer/learning_rate": "Learning rate",
     "optimizer/gradient_norm": "Norm of the gradient before clipping",
     "value/q_mean": "Mean value of the actions that were played",
@@ -110,8 +130,28 @@ _MEANINGS = {
     "own",
     "evaluation/interval_low": "Lower end of the 95 % interval of the evaluation's mean return",
     "evaluation/interval_high": "Upper end of the 95 % interval of the evaluation's mean return",
+    "evaluation/success_rate": "Share of the evaluation's games that reached the goal",
+    "task/accuracy": "Share of right answers in the batch",
+    "task/bits_per_byte": "Cross-entropy of the batch in bits for each byte",
+    "time/acting": "Share of the time in which the policy chooses actions",
+    "time/environment": "Share of the time in which environments step",
+    "time/learning": "Share of the time in which the learner updates",
+    "time/data": "Share of the time in which batches are made",
+    "time/waiting": "Share of the time in which the learner has no batch",
+    "time/actor_waiting": "Share of the time in which actors have no free buffer",
+    "validation/score": "The task's measure on the validation split; its best chooses the weights",
+    r"validation/(\w+)": r"\1 on the validation split",
+    "test/score": "The task's measure of the best weights on the test split",
 }
-"""What TensorBoard says of a curve."""
+"""What TensorBoard says of a curve: pattern of its name → text."""
+
+
+def meaning(curve: str) -> str:
+    """What is said of a curve; "" where nothing is known of it."""
+    for pattern, text in _MEANINGS.items():
+        if found := re.fullmatch(pattern, curve):
+            return found.expand(text).replace("_", " ") if found.groups() else text
+    return ""
 
 
 class _EventFile:
@@ -144,8 +184,8 @@ class _EventFile:
         values = []
         for name, value in metrics.items():
             values.append(Summary.Value(tag=name, simple_value=value))
-            if name not in self._described and name in _MEANINGS:
-                values[-1].metadata.summary_description = _MEANINGS[name]
+            if name not in self._described and (text := meaning(name)):
+                values[-1].metadata.summary_description = text
                 values[-1].metadata.plugin_data.plugin_name = "scalars"
             self._described.add(name)
         self._add(Event(step=step, summary=Summary(value=values)))
@@ -161,6 +201,36 @@ class _EventFile:
             tag=f"{name}/text_summary",
             metadata=SummaryMetadata(plugin_data=plugin),
             tensor=tensor,
+        )
+        self._add(Event(step=self._step, summary=Summary(value=[value])))
+
+    def hyper_parameters(self, experiment: Mapping[str, Any]) -> None:
+        """The run's row in the tab HPARAMS.
+
+        TensorBoard finds the table's columns itself, in all runs that it shows. An EXPERIMENT_TAG
+        would say them once for all, by the run that comes first, whose core may have other options.
+        """
+        start = HParamsPluginData()
+        for name, value in experiment.items():
+            field = start.session_start_info.hparams[name]
+            if isinstance(value, bool):
+                field.bool_value = value
+            elif isinstance(value, (int, float)):
+                field.number_value = value
+            else:
+                field.string_value = "none" if value is None else str(value)
+        self._add_hparams(metadata.SESSION_START_INFO_TAG, start)
+
+    def ended(self) -> None:
+        end = HParamsPluginData()
+        end.session_end_info.status = api_pb2.Status.Value("STATUS_SUCCESS")
+        self._add_hparams(metadata.SESSION_END_INFO_TAG, end)
+
+    def _add_hparams(self, tag: str, data: Any) -> None:
+        value = Summary.Value(
+            tag=tag,
+            metadata=metadata.create_summary_metadata(data),
+            tensor=metadata.NULL_TENSOR,
         )
         self._add(Event(step=self._step, summary=Summary(value=[value])))
 
@@ -218,6 +288,9 @@ class _Wandb:
 
     def text(self, name: str, markdown: str) -> None:
         self._run.summary[name] = markdown
+
+    def ended(self) -> None:
+        """Nothing is missing: W&B's own table has every run's config and last values."""
 
     def clip(self, step: int, name: str, gif: Path) -> None:
         self._run.log({"step": step, name: self._wandb.Video(str(gif), format="gif")})

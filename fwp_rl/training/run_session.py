@@ -26,7 +26,7 @@ from fwp_rl.runs.crashes import trace_crashes
 from fwp_rl.runs.directory import RunDirectory, RunError, RunState, default_run_name
 from fwp_rl.runs.identity import new_identity
 from fwp_rl.runs.metrics import MetricsLogger
-from fwp_rl.runs.presets import config_to_dict
+from fwp_rl.runs.presets import config_to_dict, experiment
 from fwp_rl.runs.seeding import derive_seed, seed_everything
 from fwp_rl.runs.signals import StopRequest, StopTraining
 from fwp_rl.runs.tracked import Stateful, check_name
@@ -153,6 +153,7 @@ class RunSession:
                 start_step=self.step,
                 logger=self.config.logger,
                 config=self._described_config(),
+                experiment=experiment(self.config),
                 warn=self.warn,
             )
         )
@@ -161,7 +162,7 @@ class RunSession:
         progress = self._cleanup.enter_context(
             Progress(
                 self.config.total_steps,
-                title=f"{self.config.subject()}, {self._core()}",
+                title=self.config.title(),
                 start_step=self.step,
                 plain=self.config.plain,
             )

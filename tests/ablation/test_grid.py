@@ -1,5 +1,7 @@
 import io
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import yaml
@@ -244,3 +246,104 @@ def test_the_plan_counts_frames_where_a_step_plays_several(tmp_path):
         loaded = load_grid(tmp_path / f"{name}.yaml")
         print_plan(loaded, tmp_path / "out", jobs=1, threads=1, console=console)
         assert words in said.getvalue()
+
+
+def names(axes, **changes):
+    data = {"preset": "recall", "axes": axes, **changes}
+    return [cell.name for cell in lay_out(data, source="grid.yaml")]
+
+
+def test_the_grid_of_the_page_is_what_the_page_says():
+    page = (Path(__file__).parents[2] / "docs" / "ablations.md").read_text()
+    text = re.search(r"```yaml\n(preset.*?)```", page, re.DOTALL)[1]
+    found = expand(yaml.safe_load(text), source="page")
+    assert len(found) == int(re.search(r"two excluded, (\d+)\.", page)[1])
+    controls = [cell for cell in found if "feedforward" in cell.name]
+    assert len(controls) == 8
+    assert "feedforward-Catch-s1" in [cell.name for cell in controls]
+    assert not any("core.gradient_horizon" in cell.labels for cell in controls)
+    horizons = [cell.config.core.gradient_horizon for cell in found if cell not in controls]
+    assert horizons.count(1) == horizons.count(None) == 10
+
+
+@pytest.mark.parametrize("cores", [["lstm", "delta_net"], ["delta_net", "feedforward", "lstm"]])
+def test_what_lacks_a_field_has_one_cell_for_all_its_values(cores):
+    found = names({"core": cores, "core.heads": [1, 2], "seed": [1, 2]})
+    wanted = {"delta_net-heads1-s1", "delta_net-heads1-s2", "delta_net-heads2-s1"}
+    wanted |= {"delta_net-heads2-s2"}
+    wanted |= {f"{core}-s{seed}" for core in cores if core != "delta_net" for seed in (1, 2)}
+    assert set(found) == wanted
+    assert len(found) == len(wanted)
+
+
+def test_other_sections_and_agents_lack_fields_too():
+    assert names(
+        {"env": ["recall", {"name": "classic", "task": "Catch-v0"}], "env.max_delay": [4, 9]}
+    ) == ["recall-max_delay4", "recall-max_delay9", "classic"]
+    axes = {"preset": ["minigrid_memory", "impala_minigrid_memory"], "clip": [0.1, 0.2]}
+    found = names(axes | {"actors.count": [1, 2]})
+    assert found == [
+        "minigrid_memory-clip0.1",
+        "minigrid_memory-clip0.2",
+        "impala_minigrid_memory-count1",
+        "impala_minigrid_memory-count2",
+    ]
+
+
+def test_a_field_that_nothing_has_is_still_a_mistake():
+    for field, hint in (("core.headz", "Did you mean 'heads'"), ("core.window", "core:gtrxl")):
+        with pytest.raises(ConfigError, match=hint):
+            expand({**RECALL, "axes": {"core": ["delta_net", "gru"], field: [1, 2]}}, source="g")
+
+
+def test_an_axis_that_a_later_one_undoes_is_refused():
+    axes = {"core.heads": [1, 4], "core": ["delta_net", "recurrent_delta_net"]}
+    with pytest.raises(ConfigError, match=r"axes\.core\.heads: is undone by .*put core\.heads aft"):
+        names(axes)
+    assert len(names(dict(reversed(axes.items())))) == 4
+
+
+@pytest.mark.parametrize(
+    ("exclude", "left"),
+    [
+        ([{"core": "lstm"}], {"gru-none-1", "gru-none-2", "gru-5-1", "gru-5-2"}),
+        ([{"core": "Lstm", "seed": [1, 2]}], {"gru-none-1", "gru-none-2", "gru-5-1", "gru-5-2"}),
+        ([{"core": "gru"}, {"horizon": "none"}], {"lstm-5-1", "lstm-5-2"}),
+        ([{"horizon": None, "seed": 2}, {"core": ["gru"], "horizon": 5}, {"seed": "1"}],
+         {"lstm-5-2"}),
+    ],
+)  # fmt: skip
+def test_what_is_excluded_is_no_cell(exclude, left):
+    axes = {
+        "core": ["lstm", "gru"],
+        "horizon": {"none": {}, "5": {"core": {"gradient_horizon": 5}}},
+        "seed": [1, 2],
+    }
+    laid = lay_out({"preset": "recall", "axes": axes, "exclude": exclude}, source="g")
+    assert {"-".join(cell.labels.values()) for cell in laid} == left
+
+
+@pytest.mark.parametrize(
+    ("exclude", "message"),
+    [
+        ({"core": "lstm"}, r"exclude: got \{.*expected a list of"),
+        (["lstm"], "exclude: got 'lstm', expected"),
+        ([{}], r"exclude: got \{\}"),
+        ([{"cor": "lstm"}], "exclude: 1: cor: there is no such axis. Did you mean 'core'"),
+        ([{"seed": 1}, {"core": "lstmm"}], "exclude: 2: core: got 'lstmm', .*Did you mean 'lstm'"),
+        ([{"seed": [1, 3]}], "exclude: 1: seed: got '3', expected values of the axis. Known: 1, 2"),
+        ([{"seed": 1}, {"seed": 2}], "exclude: leaves out every cell"),
+    ],
+)
+def test_an_exclusion_that_cannot_be_meant_is_refused(exclude, message):
+    with pytest.raises(ConfigError, match=message):
+        names({"core": ["lstm", "gru"], "seed": [1, 2]}, exclude=exclude)
+
+
+def test_one_word_for_no_value_gives_one_cell():
+    for word in ("none", "None", "null", None):
+        assert names({"reward_clip": [word]}) == ["reward_clipnone"]
+    (cell,) = expand({**RECALL, "axes": {"total_steps": ["1e6"]}}, source="g")
+    assert cell.config.total_steps == 1_000_000
+    with pytest.raises(ConfigError, match=r"total_steps: got 1\.5, expected a whole"):
+        expand({**RECALL, "axes": {"total_steps": ["1.5e0"]}}, source="g")

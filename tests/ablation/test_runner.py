@@ -16,7 +16,7 @@ import yaml
 
 from fwp_rl import agents  # noqa: F401  # fills the registry of agents
 from fwp_rl.ablation.grid import load_grid
-from fwp_rl.ablation.runner import worker_environment
+from fwp_rl.ablation.runner import wandb_environment, worker_environment
 from fwp_rl.runs.metrics import read_metrics
 from fwp_rl.training.session import TrainingSession
 
@@ -168,3 +168,18 @@ def test_workers_get_their_share_of_the_cores():
     assert environment["OMP_NUM_THREADS"] == environment["NUMBA_NUM_THREADS"] == "3"
     assert environment["FWP_RL_CORES"] == "3"
     assert environment["PATH"] == os.environ["PATH"]
+
+
+def test_weights_and_biases_hears_what_a_cell_is(tmp_path, monkeypatch):
+    for name in ("WANDB_RUN_GROUP", "WANDB_JOB_TYPE", "WANDB_TAGS"):
+        monkeypatch.delenv(name, raising=False)
+    grid = load_grid(write_grid(tmp_path / "mine.yaml", total_steps=100))
+    asked = [wandb_environment(grid, cell) for cell in grid.cells]
+    assert {each["WANDB_RUN_GROUP"] for each in asked} == {"mine"}
+    assert [each["WANDB_JOB_TYPE"] for each in asked] == ["feedforward"] * 2 + ["gru"] * 2
+    assert asked[-1]["WANDB_TAGS"] == "core=gru,seed=2"
+    long = replace(grid.cells[0], labels={"task": "a, b" + 99 * "x"})
+    (tag,) = wandb_environment(grid, long)["WANDB_TAGS"].split(",")
+    assert len(tag) == 64, "which is all that it takes"
+    monkeypatch.setenv("WANDB_RUN_GROUP", "the user's own")
+    assert "WANDB_RUN_GROUP" not in wandb_environment(grid, grid.cells[0])

@@ -24,6 +24,7 @@ from fwp_rl.rl.actors import ActorsConfig
 from fwp_rl.rl.replay import core_metrics
 from fwp_rl.runs.config import TrainConfig
 from fwp_rl.runs.metrics import read_metrics
+from fwp_rl.runs.views import meaning
 
 COMMON: dict[str, Any] = {
     "env": RecallConfig(),
@@ -148,3 +149,12 @@ def test_the_smallest_rollout_has_metrics_that_are_numbers(
     for row in read_metrics(tmp_path / "run" / "metrics.jsonl"):
         infinite = {name for name, x in row.items() if not np.isfinite(x)}
         assert infinite <= {"value/explained_variance"}, "one target alone does not vary"
+
+
+@pytest.mark.parametrize("agent", AGENTS)
+def test_every_curve_says_what_it_means(agent: str, tmp_path: Path) -> None:
+    changes = {"evaluate_every": 100, "evaluation_games": 4}
+    train(agent, tmp_path, CORES["delta_net"](layers=2), **changes)
+    names = {name for row in read_metrics(tmp_path / "run" / "metrics.jsonl") for name in row}
+    assert len(names) > 15
+    assert [name for name in names - {"step", "time"} if not meaning(name)] == []

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 
 from fwp_rl.agents.supervised import SupervisedConfig
@@ -23,6 +24,7 @@ from fwp_rl.runs.metrics import read_metrics
 from fwp_rl.runs.presets import config_from_dict, config_to_dict, load_preset
 from fwp_rl.runs.results import score, task_result
 from fwp_rl.runs.resuming import is_complete
+from fwp_rl.runs.views import meaning
 from fwp_rl.tasks import TASKS, Split, Task, TaskBatch, TaskConfig
 from fwp_rl.tasks.symbols import SymbolTask
 
@@ -118,11 +120,17 @@ def test_it_learns_and_says_how_well(tmp_path: Path, capsys: pytest.CaptureFixtu
     printed = capsys.readouterr().out
     assert "accuracy" in printed
     assert "as good as stop_at asks for" in printed
+    curves = EventAccumulator(str(run)).Reload()
+    assert [event.value for event in curves.Scalars("test/score")] == [
+        pytest.approx(result["score"])
+    ]
     known = score(RunDirectory.open(run))
     assert known is not None
     assert known.mean == result["score"]
     assert known.games is None
     rows = read_metrics(run / "metrics.jsonl")
+    names = {name for row in rows for name in row} - {"step", "time"}
+    assert all(map(meaning, names)), "each curve says what it means"
     losses = [row["loss/mean"] for row in rows if "loss/mean" in row]
     assert losses[0] == pytest.approx(math.log(SYMBOLS), rel=0.3)
     assert losses[-1] < 0.1

@@ -98,7 +98,7 @@ def test_one_checkpoint_is_named_by_its_step(
         assert line.endswith(f"has no checkpoint of step {first + 1:,}; kept are {kept}")
 
 
-@pytest.mark.parametrize("given", ["1000000", "1_000_000", "1,000,000"])
+@pytest.mark.parametrize("given", ["1000000", "1_000_000", "1,000,000", "1e6"])
 def test_a_step_may_be_spelled_as_it_is_printed(given: str) -> None:
     assert which_checkpoint(given) == 1_000_000
 
@@ -240,3 +240,37 @@ def test_actions_are_chosen_as_asked(many: Path, capsys: pytest.CaptureFixture[s
 
 def test_the_package_offers_what_it_names() -> None:
     assert all(hasattr(evaluation, name) for name in evaluation.__all__)
+
+
+def test_json_is_all_that_standard_output_has(
+    many: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("evaluate", many, "--games=4", "--json") == 0
+    said = capsys.readouterr()
+    (kept,) = (many / "evaluations").glob("*.json")
+    assert json.loads(said.out) == json.loads(kept.read_text())
+    assert "Evaluating 4 games" in said.err
+    assert f"Next: fwp-rl watch {many}" in said.err
+    assert run("evaluate", many, "--games=4", "--checkpoint=all", "--json") == 0
+    each = json.loads(capsys.readouterr().out)
+    assert [result["step"] for result in each] == steps(many)
+
+
+def test_what_is_watched_is_told_and_nothing_is_overwritten(
+    many: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    films = []
+    for _ in range(3):
+        assert run("watch", many, "--max-seconds=2") == 0
+        said = capsys.readouterr()
+        (film,) = map(Path, said.out.split())
+        films.append((film, film.read_bytes()))
+        for part in ("Playing recall with the last checkpoint", "Drawing the memory", "wrote a fi"):
+            assert part in said.err
+        assert f"Next: fwp-rl evaluate {many}" in said.err
+    assert len({film for film, _ in films}) == 3
+    assert all(film.read_bytes() == content for film, content in films)
+    assert sorted(film.name for film, _ in films) == [film.name for film, _ in films], "newest last"
+    assert run("watch", many, f"--output={films[0][0]}") == 2
+    assert "is there already; name another file, or remove it" in capsys.readouterr().err
+    assert films[0][0].read_bytes() == films[0][1]

@@ -83,6 +83,17 @@ def test_the_same_line_goes_on_with_the_flags_on_top_of_the_runs_config(
     assert "is complete at 600 steps" in said
 
 
+def test_a_complete_run_is_left_alone_by_name_too(
+    begun: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = {file: file.stat().st_mtime_ns for file in begun.rglob("*") if file.is_file()}
+    assert run("train", "--resume", begun) == 0
+    assert "is complete at 300 steps; a larger --total-steps extends it" in capsys.readouterr().out
+    assert {file: file.stat().st_mtime_ns for file in begun.rglob("*") if file.is_file()} == before
+    assert run("train", "--resume", begun, "--evaluation-games=16") == 0
+    assert evaluations(begun) == 2, "it was evaluated on fewer games than are asked for now"
+
+
 def test_a_run_that_was_not_evaluated_to_its_end_is_not_complete(begun: Path) -> None:
     shutil.rmtree(begun / "evaluations")
     assert job(begun) == 0

@@ -37,7 +37,9 @@ print("deviation", float(np.abs(y / np.exp(x) - 1).max()))
 
 
 BITS = """
-import sys
+import logging, sys
+logging.basicConfig(level=logging.INFO, format="%(message)s")
+logging.getLogger("numba").setLevel(logging.WARNING)
 from hashlib import sha256
 from fwp_rl.kernels import OPS
 from fwp_rl.kernels.samples import flat, make_inputs, outcome
@@ -78,8 +80,18 @@ def run(package: Path, cache: Path, *, before: str = "") -> tuple[float, str]:
 )
 def test_the_process_that_compiles_has_the_bits_of_those_that_load(names, tmp_path):
     cache = tmp_path / "cache"
-    compiling, loading = (execute(BITS, PACKAGE.parent, cache, *names)[0] for _ in range(2))
+    compiling, said = execute(BITS, PACKAGE.parent, cache, *names)
+    loading, said_later = execute(BITS, PACKAGE.parent, cache, *names)
     assert compiling == loading != ""
+    told = said.splitlines()
+    waits = [line for line in told if line.startswith("compiling the kernel ")]
+    kernels = {line.split()[3].rstrip(",") for line in waits}
+    assert "fast_weight.forward_serial" in kernels
+    for kernel in kernels:
+        (began,) = [n for n, line in enumerate(told) if f" {kernel}, once on this ma" in line]
+        (ended,) = [n for n, line in enumerate(told) if f"... {kernel} took " in line]
+        assert began < ended
+    assert said_later == "", "nobody waits any more"
 
 
 @pytest.mark.slow

@@ -1,5 +1,9 @@
 """Selectors and flags on top of a preset."""
 
+import contextlib
+import itertools
+from pathlib import Path
+
 import pytest
 
 from fwp_rl import agents
@@ -9,6 +13,7 @@ from fwp_rl.cores.delta_net import DeltaNetConfig
 from fwp_rl.cores.rnn import LSTMConfig
 from fwp_rl.envs.atari import AtariConfig
 from fwp_rl.envs.gym import GymnasiumConfig
+from fwp_rl.runs.arguments import run_command
 from fwp_rl.runs.flags import apply_flags
 
 
@@ -66,7 +71,7 @@ def test_truth_is_written_as_people_write_it(
         (["--reward-clip", "none"], "reward_clip", None),
         (["--reward-clip=None"], "reward_clip", None),
         (["--reward_clip", "null"], "reward_clip", None),
-        (["--run-dir", "none"], "run_dir", "none"),
+        (["--run-dir", "none"], "run_dir", None),
         (["--run-dir", "1e6"], "run_dir", "1e6"),
     ],
 )
@@ -101,6 +106,15 @@ def test_selecting_the_present_core_keeps_its_options() -> None:
     ("args", "message"),
     [
         (["core:lstmm"], "Did you mean 'lstm'"),
+        (["--lr", "1e-3"], "Did you mean '--learning-rate'?"),
+        (["--gamma=0.9"], "Did you mean '--discount'?"),
+        (["--ent-coef=0.1"], "Did you mean '--entropy-coefficient'?"),
+        (["--max-grad-norm=0.1"], "Did you mean '--max-gradient-norm'?"),
+        (["--total-timesteps=5"], "Did you mean '--total-steps'?"),
+        (["--n-steps=5"], "Did you mean '--rollout-length'?"),
+        (["--n-envs=5"], "Did you mean '--num-envs'?"),
+        (["--game", "Pong"], "Did you mean '--env.game'?"),
+        (["--track"], "Did you mean '--logger'?"),
         (
             ["--learning-rat", "1"],
             "there is no flag --learning-rat. Did you mean '--learning-rate'?",
@@ -133,7 +147,10 @@ def test_an_unknown_name_gets_a_suggestion(args: list[str], message: str) -> Non
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["--num-envs", "many"], "num-envs"),
+        (["--num-envs", "many"], "got 'many', expected a whole number"),
+        (["--total-steps", "1.5"], "got '1.5', expected a whole number"),
+        (["--total-steps", "1e-1"], "got '1e-1', expected a whole number"),
+        (["--seed", "none"], "got 'none', expected a whole number"),
         (["--learning-rate", "nan"], "learning_rate: got nan, expected more than 0 to 1"),
         (["--num-envs", "-3"], "num_envs: got -3, expected 1 to 4096"),
         (["--env.fire-reset", "maybe"], "invalid choice 'maybe'"),
@@ -160,3 +177,77 @@ def test_help_shows_the_selected_core(capsys: pytest.CaptureFixture[str]) -> Non
     text = capsys.readouterr().out
     assert "--core.hidden-size" in text
     assert "--core.heads" not in text
+
+
+def command(source: Path, /, *, games: int | None = None, deep: bool = True, seed: int = 0) -> None:
+    """Play so many games, and say in a first line that is somewhat long what is played with,
+    and then some more.
+
+    A paragraph of
+    its own.
+
+    Args:
+        source: Where the policy is.
+        games: Whole games, at least so many; the last of them is played to its end, whatever
+            (1,000 or more) it takes.
+        deep: As it was.
+    """
+    seen.append((source, games, deep, seed))
+
+
+seen: list[tuple[Path, int | None, bool, int]] = []
+
+
+@pytest.mark.parametrize(
+    ("args", "wanted"),
+    [
+        (["x", "--games", "1e2", "--deep", "no"], (Path("x"), 100, False, 0)),
+        (["--games=none", "x", "--seed", "1_000"], (Path("x"), None, True, 1000)),
+        (["--no-deep", "x", "--games", "NULL"], (Path("x"), None, False, 0)),
+    ],
+)
+def test_commands_read_values_as_configs_do(args: list[str], wanted: object) -> None:
+    run_command(command, args, prog="play")
+    assert seen.pop() == wanted
+
+
+def test_an_unknown_flag_of_a_command_gets_a_suggestion() -> None:
+    with pytest.raises(ConfigError, match="Did you mean '--games'"):
+        run_command(command, ["x", "--game", "3"], prog="play")
+
+
+def unfilled(text: str, width: int) -> list[str]:
+    """Lines that end before they have to: the first word of the next one would have fitted."""
+    found = []
+    lines = [line.removeprefix("│ ").removesuffix("│").rstrip() for line in text.splitlines()]
+    for line, after in itertools.pairwise(lines):
+        indent = len(after) - len(after.lstrip())
+        word = after.split()[0] if after.split() else ""
+        if line and word and indent == len(line) - len(line.lstrip()) and word[0] not in "-╭╰─":
+            room = width - 4 * text.startswith("│") - len(line)
+            found += [line] if room > len(word) and not line.lstrip().startswith("-") else []
+    return found
+
+
+@pytest.mark.parametrize("width", [60, 80])
+@pytest.mark.parametrize("what", ["command", "config"])
+def test_help_is_broken_where_the_terminal_ends(
+    what: str, width: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    with contextlib.suppress(SystemExit):
+        if what == "config":
+            parse("--help")
+        else:
+            run_command(command, ["--help"], prog="play")
+    text = capsys.readouterr().out
+    boxes = [line for line in text.splitlines() if line.startswith("│")]
+    assert max(map(len, boxes)) <= width
+    assert unfilled("\n".join(boxes), width) == []
+    if what == "command":
+        description = text.partition("usage:")[0]
+        assert unfilled(description, width) == []
+        assert max(map(len, description.splitlines())) <= width
+        assert "\n\nA paragraph of its own.\n" in description
+    assert "{None}" not in text
+    assert "(default: None)" not in text, "there is one word for no value"

@@ -158,7 +158,7 @@ def test_a_mistake_is_named_with_its_place(text: str, message: str) -> None:
         ("reward_clip: null", {"reward_clip": None}),
         ("reward_clip: 2", {"reward_clip": 2.0}),
         ("value_clip: 1e0", {"value_clip": 1.0}),
-        ("run_dir: none", {"run_dir": "none"}),
+        ("run_dir: none", {"run_dir": None}),
         ("run_dir: 1e6", {"run_dir": "1e6"}),
         ("run_dir: 2026-01-02", {"run_dir": "2026-01-02"}),
         ("run_dir: 0100", {"run_dir": "0100"}),

@@ -2,16 +2,26 @@
 
 import io
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from PIL import Image
+from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
+from tensorboard.context import RequestContext
+from tensorboard.plugins.base_plugin import TBContext
+from tensorboard.plugins.hparams import api_pb2, list_session_groups
+from tensorboard.plugins.hparams.backend_context import Context
 
+from fwp_rl import agents
 from fwp_rl.config import ConfigError
+from fwp_rl.cores import CORES
 from fwp_rl.runs.metrics import MetricsLogger
+from fwp_rl.runs.presets import experiment
 from fwp_rl.runs.views import check_logger, open_view
 
 
@@ -161,3 +171,54 @@ def test_a_folder_called_wandb_is_not_taken_for_the_package(
     monkeypatch.delitem(sys.modules, "wandb", raising=False)
     with pytest.raises(ConfigError, match=r"pip install 'fwp-rl\[wandb\]'"):
         check_logger("wandb")
+
+
+def table(logdir: Path) -> dict[str, tuple[dict[str, object], dict[str, float], int]]:
+    """What TensorBoard's tab HPARAMS shows: run → hyper-parameters, last values, how it ended."""
+    multiplexer = EventMultiplexer().AddRunsFromDirectory(str(logdir))
+    multiplexer.Reload()
+    provider = MultiplexerDataProvider(multiplexer, str(logdir))
+    context = Context(TBContext(data_provider=provider))
+    every = [api_pb2.Status.Value(f"STATUS_{name}") for name in ("UNKNOWN", "SUCCESS", "RUNNING")]
+    request = api_pb2.ListSessionGroupsRequest(
+        allowed_statuses=every, start_index=0, slice_size=100, include_metrics=True
+    )
+    handler = list_session_groups.Handler(RequestContext(), context, "", request)
+    return {
+        group.sessions[0].name: (
+            {
+                name: getattr(value, value.WhichOneof("kind"))
+                for name, value in group.hparams.items()
+            },
+            {each.name.tag: each.value for each in group.metric_values},
+            group.sessions[0].status,
+        )
+        for group in handler.run().session_groups
+    }
+
+
+def test_tensorboards_table_has_the_experiment_and_the_score(tmp_path: Path) -> None:
+    scores = {"delta_net": 3.0, "lstm": 2.0}
+    for core, score in scores.items():
+        config = replace(agents.load_preset("recall"), core=CORES[core](), learning_rate=0.25)
+        directory = tmp_path / core
+        directory.mkdir()
+        with MetricsLogger(directory, experiment=experiment(config)) as logger:
+            logger.log(10, {"policy/entropy": 1.0})
+        view = open_view("tensorboard", directory, start_step=10)
+        view.scalars(10, {"evaluation/mean_return": score})
+        if core == "lstm":
+            view.ended()
+        view.close()
+    shown = table(tmp_path)
+    assert set(shown) == set(scores)
+    for core, (fields, values, status) in shown.items():
+        assert values["evaluation/mean_return"] == scores[core]
+        assert (fields["core.name"], fields["learning_rate"], fields["seed"]) == (core, 0.25, 1)
+        assert fields["anneal_learning_rate"] is True
+        assert fields["core.gradient_horizon"] == "none"
+        assert fields["encoder.hidden_sizes"] == "[64, 64]"
+        assert ("core.heads" in fields) == (core == "delta_net")
+        assert "device" not in fields, "it is no part of the experiment"
+        ended = api_pb2.Status.Value("STATUS_SUCCESS")
+        assert (status == ended) == (core == "lstm")

@@ -12,6 +12,9 @@ from typing import Any
 
 import pytest
 
+from fwp_rl import agents  # noqa: F401  # fills the registry of agents
+from fwp_rl.ablation.grid import load_grid
+from fwp_rl.ablation.runner import wandb_environment
 from fwp_rl.cli import main
 from fwp_rl.config import ConfigError
 from fwp_rl.runs.metrics import MetricsLogger, read_metrics
@@ -180,3 +183,18 @@ def test_without_a_login_a_resumed_run_goes_on(
         logger.log(6, {"x": 1})
     (warning,) = said
     assert "wandb login" in warning
+
+
+def test_a_cell_of_a_grid_stands_in_its_group(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine.yaml").write_text(
+        "preset: recall\naxes: {core: [lstm], reward_clip: [none], seed: [7]}"
+    )
+    grid = load_grid(tmp_path / "mine.yaml")
+    for name, value in wandb_environment(grid, grid.cells[0]).items():
+        monkeypatch.setenv(name, value)
+    open_view("wandb", tmp_path).close()
+    (run,) = [record.run for record in records(tmp_path) if record.HasField("run")][:1]
+    assert (run.run_group, run.job_type) == ("mine", "lstm-none")
+    assert set(run.tags) == {"core=lstm", "reward_clip=none", "seed=7"}
