@@ -120,7 +120,10 @@ def _spell(flags: Flags, args: Sequence[str]) -> Iterator[str]:
     these is left for tyro to refuse."""
     booleans = {flag: flag for flag, options in flags.items() if bool in options}
     booleans |= {negated(flag): flag for flag in booleans}
-    mappings = {flag for flag, options in flags.items() if typing.get_origin(options[0]) is dict}
+    origins: dict[str, Any] = {
+        flag: typing.get_origin(options[0]) for flag, options in flags.items()
+    }
+    mappings = {flag for flag, origin in origins.items() if origin is dict}
     left: list[str] = []
     for arg in args:
         name, equals, word = arg.partition("=")
