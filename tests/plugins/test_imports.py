@@ -157,7 +157,8 @@ def test_an_environment_of_gymnasium(site: Site, capsys: pytest.CaptureFixture[s
     site.write({"of_gym.py": GYM})
     env = ["env:gymnasium", "--env.id=Mine-v0", "core:gru"]
     assert run("train", "recall", *env, *TINY, "--run-dir=run", "--no-video") == 2
-    assert "Your own: --import the module that registers it" in capsys.readouterr().err
+    said = " ".join(capsys.readouterr().err.replace("│", " ").split())
+    assert "Your own: --import the module that registers it" in said
     try:
         training = ["train", "recall", *env, *TINY, "--run-dir=run", "--no-video"]
         assert run(*training, "--import=of_gym") == 0
