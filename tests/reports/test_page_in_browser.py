@@ -25,11 +25,12 @@ FLAGS = (
 )
 PROBE = """<script>
 const errors = [];
-addEventListener("error", event => errors.push(String(event.message)), true);
+addEventListener("error", event => {
+  errors.push(String(event.message));
+  parent.postMessage(JSON.stringify({ errors }), "*");
+}, true);
 addEventListener("securitypolicyviolation", event => errors.push(event.violatedDirective));
-addEventListener("load", async () => {
-  const frames = () => new Promise(go => requestAnimationFrame(() => requestAnimationFrame(go)));
-  await frames();
+addEventListener("load", () => {
   const images = [...document.images].map(i => i.complete && i.naturalWidth > 0);
   const requests = performance.getEntriesByType("resource").map(r => r.name);
   // what is clipped is for those who listen
