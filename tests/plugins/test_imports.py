@@ -64,7 +64,7 @@ def test_every_command_knows_it_and_none_without(
     assert run("train", "recall", "core:leaky", *TINY, f"--run-dir={path}", "--import=leaky") == 0
     said = capsys.readouterr()
     assert "unknown core 'leaky'" in said.err
-    assert f"fwp-rl evaluate {path} --import leaky" in said.out
+    assert f"{path} --import leaky" in said.err, "what may be done next"
     for command in (
         ["train", "--resume", path, "--total-steps=500"],
         ["evaluate", path, "--games=4"],
