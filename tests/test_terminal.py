@@ -185,7 +185,7 @@ def shell(command: str, *arguments: str, **environment: str) -> CompletedProcess
         ["bash", "-c", f"{command}; exit ${{PIPESTATUS[0]}}", sys.executable, *arguments],
         env={**os.environ, "WORK": WORK, **environment},
         capture_output=True,
-        text=True,
+        encoding=environment.get("PYTHONIOENCODING", "utf-8"),
         timeout=100,
     )
 

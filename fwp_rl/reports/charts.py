@@ -55,7 +55,7 @@ def _series(
     label: str, at: Floats, value: Floats, edges: tuple[Floats, Floats] | None, note: str
 ) -> Chart:
     """Places are even from the first to the last."""
-    low, high = (None, None) if edges is None else map(_rounded, edges)
+    low, high = (None if edges is None else _rounded(edges[end]) for end in (0, 1))
     return {
         "label": label,
         "note": note,

@@ -169,9 +169,11 @@ def _normalized(records: Records) -> tuple[dict[str, Scores], list[str]]:
             f"Without known bounds, and so left out of comparisons over tasks: {_list(without)}."
         )
     everywhere = [t for t in records.tasks if found and all(t in s for s in found.values())]
-    partial = [
-        t for t in records.tasks if t not in everywhere and any(t in s for s in found.values())
-    ]
+    if not everywhere:
+        none = "No task was run by every variant" if found else "No run has a normalised score"
+        return {}, [*notes, f"{none}, so there is nothing to compare over tasks."]
+    somewhere = {task for of_label in found.values() for task in of_label}
+    partial = [task for task in records.tasks if task in somewhere and task not in everywhere]
     if partial:
         notes.append(
             "Not run by every variant, and so left out of comparisons over tasks: "

@@ -70,7 +70,7 @@ def profiles(compared: Comparison) -> Table:
 def improvement(compared: Comparison) -> Table:
     """Probability that a run of one variant beats a run of another on the same task."""
     rows: list[Sequence[Value]] = [
-        [label, other, *map(sum, map(compared.counts, (label, other))), *_ends(estimate)]
+        [label, other, *(sum(compared.counts(name)) for name in (label, other)), *_ends(estimate)]
         for label, others in compared.improvement.items()
         for other, estimate in others.items()
     ]

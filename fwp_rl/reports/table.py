@@ -7,8 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-__all__ = ["Cell", "Column", "Row", "Table", "Value", "number", "span", "table", "text", "to_csv"]
+__all__ = ["SCORE", "Cell", "Column", "Row", "Table", "Value", "number", "span", "table", "text"]
+__all__ += ["to_csv"]
 
+SCORE = "score"
+"""Two decimals, fewer of large numbers."""
 Value: TypeAlias = str | bool | int | float | None
 Row: TypeAlias = Mapping[str, Value]
 
@@ -104,7 +107,7 @@ def text(field: str, title: str | None = None, *, link: str | None = None) -> Co
 
 
 def number(field: str, title: str | None = None, form: str = ",") -> Column:
-    """A column of numbers, in the form of Python's ``format``."""
+    """A column of numbers, in the form of Python's ``format``, or ``SCORE``."""
 
     def cell(row: Row) -> Cell:
         return Cell(_formatted(row[field], form), number=True)
@@ -140,4 +143,8 @@ def _title(field: str, title: str | None) -> str:
 
 
 def _formatted(value: Any, form: str) -> str:
-    return "" if value is None else f"{value:{form}}"
+    if value is None:
+        return ""
+    if form == SCORE:
+        form = ",.0f" if abs(value) >= 1000 else ",.1f" if abs(value) >= 100 else ".2f"
+    return f"{value:{form}}"

@@ -16,7 +16,7 @@ from fwp_rl.reports.groups import differing
 from fwp_rl.reports.records import Evaluation, Record, Records
 from fwp_rl.reports.sources import plain
 from fwp_rl.reports.statistics import mean_interval, normalized_score
-from fwp_rl.reports.table import Cell, Column, Table, Value, number, span, table, text
+from fwp_rl.reports.table import SCORE, Cell, Column, Table, Value, number, span, table, text
 from fwp_rl.runs.config import AGENTS, TrainConfig
 from fwp_rl.runs.presets import experiment
 from fwp_rl.terminal import format_seconds
@@ -159,11 +159,12 @@ def scores(records: Records) -> Table:
         "success bound_0 bound_1",
         rows=rows,
         columns=[
-            *(text("task"), text("variant"), text("measure")),
-            *spread_columns("mean", ",.2f"),
+            *(text("task"), text("variant")),
+            *([text("measure")] if {row[2] for row in rows} != {"return"} else []),
+            *spread_columns("mean", SCORE),
+            *(number("normalised", form=".3f"), number("success", form=".1%")),
             span("games_min", "games_max", "games"),
             span("step_min", "step_max", "at step"),
-            *(number("normalised", form=".3f"), number("success", form=".1%")),
         ],
     )
 
@@ -243,7 +244,7 @@ def costs(records: Records) -> Table:
     for task, label, group in _groups(records):
         size = next((run.size for run in group if run.size is not None), None)
         core = None if size is None else size.core
-        counts = [None] * len(Cost._fields) if core is None else list(core)
+        counts: Sequence[Value] = core or [None] * len(Cost._fields)
         speeds = [run.step / run.seconds for run in group if run.seconds]
         rows.append(
             [
@@ -300,7 +301,7 @@ def runs(records: Records, folder: Path) -> Table:
         rows=rows,
         columns=[
             *(text("task"), text("variant"), number("seed", form="d"), number("step", "steps")),
-            *(number("value", "score", ",.2f"), span("low", "high", "95 % interval", ",.2f")),
+            *(number("value", "score", SCORE), span("low", "high", "95 % interval", SCORE)),
             *(number("games"), number("evaluated_step", "at step"), text("state")),
             text("directory", link="link"),
         ],

@@ -120,10 +120,7 @@ def _spell(flags: Flags, args: Sequence[str]) -> Iterator[str]:
     these is left for tyro to refuse."""
     booleans = {flag: flag for flag, options in flags.items() if bool in options}
     booleans |= {negated(flag): flag for flag in booleans}
-    origins: dict[str, Any] = {
-        flag: typing.get_origin(options[0]) for flag, options in flags.items()
-    }
-    mappings = {flag for flag, origin in origins.items() if origin is dict}
+    mappings = {flag for flag, options in flags.items() if _is_mapping(options[0])}
     left: list[str] = []
     for arg in args:
         name, equals, word = arg.partition("=")
@@ -150,6 +147,11 @@ def _spell(flags: Flags, args: Sequence[str]) -> Iterator[str]:
             yield from (flag, str(truth))
         else:
             yield flag if truth else negated(flag)
+
+
+def _is_mapping(hint: Any) -> bool:
+    origin: Any = typing.get_origin(hint)
+    return origin is dict
 
 
 _READING = ConstructorRegistry()

@@ -64,7 +64,7 @@ def test_a_label_names_no_more_fields_than_it_needs() -> None:
     ], "what most have needs no words"
     runs += [Run(replace(PPO, total_steps=1000))]
     assert [label for label in group(runs)[0] if "total_steps" in label] == [
-        *("delta_net (total_steps 200,000)", "delta_net (total_steps 1,000)")
+        *("delta_net (total_steps 100,000)", "delta_net (total_steps 1,000)")
     ], "of those alone that nothing else tells apart"
     labels, _ = group([Run(replace(PPO, total_steps=steps)) for steps in (200_000, 1000)])
     assert labels == ["delta_net (total_steps 200,000)", "delta_net (total_steps 1,000)"]

@@ -270,6 +270,16 @@ def test_a_single_score_is_not_aggregated_and_that_is_said(
     assert not (tmp_path / "out" / "tables" / "aggregates.csv").exists()
 
 
+def test_variants_without_a_common_task_are_compared_on_none(
+    tmp_path: Path, make_run: MakeRun
+) -> None:
+    make_run("lstm")
+    make_run("gru", "Breakout")
+    compared = compare(read_records([tmp_path / "runs"]))
+    assert (compared.aggregates, compared.profiles, compared.improvement) == ({}, {}, {})
+    assert any(note.startswith("No task was run by every variant") for note in compared.notes)
+
+
 def test_numbers_that_no_float_holds_end_no_report(tmp_path: Path, make_run: MakeRun) -> None:
     for seed in (1, 2):
         with_curve(make_run(seed=seed), (1, -1.7e308), (2, 1.7e308))

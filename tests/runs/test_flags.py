@@ -232,7 +232,7 @@ def unfilled(text: str, width: int) -> list[str]:
 @pytest.mark.parametrize("width", [60, 80])
 @pytest.mark.parametrize("what", ["command", "config"])
 def test_help_is_broken_where_the_terminal_ends(
-    what: str, width: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    what: str, width: int, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", str(width))
     with contextlib.suppress(SystemExit):
@@ -240,7 +240,7 @@ def test_help_is_broken_where_the_terminal_ends(
             parse("--help")
         else:
             run_command(command, ["--help"], prog="play")
-    text = capsys.readouterr().out
+    text = capfd.readouterr().out
     boxes = [line for line in text.splitlines() if line.startswith("│")]
     assert max(map(len, boxes)) <= width
     assert unfilled("\n".join(boxes), width) == []

@@ -68,7 +68,7 @@ def test_its_report(run: Path, tmp_path: Path) -> None:
     assert record.score is not None
     assert (record.score.mean, record.score.games, record.step) == (found.mean, 32, STEP)
     main(["report", str(run), "-o", str(tmp_path / "report")])
-    assert "0.22" in (tmp_path / "report" / "tables" / "scores.csv").read_text()
+    assert ",0.21875," in (tmp_path / "report" / "tables" / "scores.csv").read_text()
 
 
 def test_it_is_resumed(run: Path) -> None:

@@ -26,8 +26,8 @@ def kernels() -> Iterator[Kernel]:
             yield _kernel(name, parts)
 
 
-def kernels_for() -> tuple[Kernel, ...]:
-    """The same: inputs of any size need them."""
+def kernels_for(V: int) -> tuple[Kernel, ...]:
+    """The same: inputs of any size V need them."""
     return tuple(kernels())
 
 

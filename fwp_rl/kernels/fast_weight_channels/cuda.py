@@ -1,5 +1,6 @@
 """The general form of the fast-weight op on CUDA tensors, by the kernels of cuda/fast_weight.cuh
-and fast_weight_backward.cuh, which are made for K = V of 16, 32, 64 and 128. Sizes between, and the
+and fast_weight_backward.cuh, which are made for K = V of 16, 32 and 64: at 128 the gradients'
+vectors for each channel no longer fit in registers. Sizes between, and the
 smaller of the two, are padded with zeros inside them.
 
 q, k, v, beta, erase and log_decay are float32 or bfloat16; the state, u and all sums are float32.
@@ -13,7 +14,6 @@ from fwp_rl.kernels.cuda_driver import contiguous, copy_rooms, rooms
 from fwp_rl.kernels.fast_weight.cuda import (
     BACKWARD_CHUNK,
     FORWARD_CHUNK,
-    SIZES,
     padded,
     threads_of,
 )
@@ -22,6 +22,9 @@ from fwp_rl.kernels.inputs import Inputs, Tensors
 from fwp_rl.kernels.nvrtc import Kernel
 
 __all__ = ["backward", "forward", "kernels", "kernels_for"]
+
+
+SIZES = (16, 32, 64)
 
 
 def kernels() -> Iterator[Kernel]:
@@ -50,7 +53,8 @@ def _forward_kernel(size: int) -> Kernel:
 
 @cache
 def _backward_kernel(size: int) -> Kernel:
-    threads, chunk = threads_of(size, size), BACKWARD_CHUNK
+    # Vectors for each channel beside 32 numbers of the matrix in each thread would spill.
+    threads, chunk = threads_of(size, size) * (2 if size > 16 else 1), BACKWARD_CHUNK
     return Kernel(
         "fast_weight_backward.cuh",
         "fast_weight_channels_backward",
