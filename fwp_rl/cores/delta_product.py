@@ -18,8 +18,9 @@ from typing import Annotated
 
 from fwp_rl.config import Range
 from fwp_rl.cores.base import CORES, Core
+from fwp_rl.cores.delta_family import DeltaMemory
 from fwp_rl.cores.fast_weight_block import FastWeightCore
-from fwp_rl.cores.gated_delta_net import GatedDeltaMemory, GatedDeltaNetConfig
+from fwp_rl.cores.gated_delta_net import GatedDeltaNetConfig
 
 __all__ = ["DeltaProductConfig"]
 
@@ -40,5 +41,7 @@ class DeltaProductConfig(GatedDeltaNetConfig):
         return FastWeightCore(
             self,
             input_size,
-            lambda layer: GatedDeltaMemory(self, updates=self.updates, decays=self.decay),
+            lambda layer: DeltaMemory(
+                self, updates=self.updates, decay="scalar" if self.decay else None
+            ),
         )

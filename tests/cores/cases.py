@@ -35,6 +35,11 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"feature_map": "favor", "favor_epsilon": 0.03},
         {"attention_normaliser": True},
     ],
+    "delta_family": [
+        {"updates": 2, "decay": "channel", "erase": "gated"},
+        {"decay": None, "convolution": 1, "silu": False, "read_norm": False},
+    ],
+    "gla": [{"decay": "scalar", "shared_keys": True}, {"decay": "fixed"}],
     "gated_delta_net": [{"allow_negative_eigenvalues": True, "scale_queries": True}],
     "linear_transformer": [{"feature_map": "dpfp2"}, {"attention_normaliser": True}],
     "delta_lstm": [{"version": "v1"}],

@@ -29,15 +29,12 @@ def memory(p: Weights, config: Any, x: Array, state: Leaves) -> tuple[Array, Lea
     n = getattr(config, "updates", 1)
     top_rate = 2 if config.allow_negative_eigenvalues else 1
     emitted = linear(part(p, "slow_net."), x)
-    if config.convolution > 1:
-        inputs = [emitted, *recent[0]]
-        emitted = sum(w * u for w, u in zip(p["convolution.weight"], inputs, strict=True))
-        recent = [np.stack(inputs[:-1])]
+    emitted, recent = convolved(p, emitted, recent)
     emitted = silu(emitted).reshape(H, -1)
     rates = top_rate * sigmoid(linear(part(p, "rate."), x)).reshape(H, n)
     decay = np.ones(H)
     if getattr(config, "decay", True):
-        step = np.log(1 + np.exp(linear(part(p, "decay.projection."), x) + p["decay.bias"]))
+        step = softplus(linear(part(p, "decay.projection."), x) + p["decay.bias"])
         decay = np.exp(-np.exp(p["decay.log_speed"]) * step)
     reads = []
     omega = p.get("feature_map.projection")
@@ -49,11 +46,29 @@ def memory(p: Weights, config: Any, x: Array, state: Leaves) -> tuple[Array, Lea
             W[head] = delta_rule(W[head], k, written[n + i], rates[head, i])
         q = mapped(config, q, omega)
         read = W[head] @ (q / np.sqrt(len(q)) if config.scale_queries else q)
-        reads.append(read / np.sqrt((read**2).mean() + 1e-5) * p["norm.weight"])
+        reads.append(rms_norm(read, p["norm.weight"]))
     y = np.concatenate(reads)
     if config.output_gate:
         y = y * silu(linear(part(p, "gate."), x))
     return y, (W, *recent)
+
+
+def convolved(p: Weights, emitted: Array, recent: list[Array]) -> tuple[Array, list[Array]]:
+    """With what was emitted in the steps before, the latest first, and that after this step."""
+    if not recent:
+        return emitted, recent
+    inputs = [emitted, *recent[0]]
+    weights = p["convolution.weight"]
+    summed: Array = sum(w * u for w, u in zip(weights, inputs, strict=True))
+    return summed, [np.stack(inputs[:-1])]
+
+
+def rms_norm(x: Array, weight: Array) -> Array:
+    return x / np.sqrt((x**2).mean() + 1e-5) * weight
+
+
+def softplus(x: Array) -> Array:
+    return np.log(1 + np.exp(x))
 
 
 def silu(x: Array) -> Array:
