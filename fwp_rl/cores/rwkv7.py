@@ -100,7 +100,8 @@ class _TimeMixing(Memory):
 
     def _heads(self, x: Tensor) -> Tensor:
         """[T, B, H V] to [T, B, H, V]."""
-        return x.unflatten(-1, (self.heads, -1))
+        mixed: Tensor = x.unflatten(-1, (self.heads, -1))
+        return mixed
 
 
 def _erase_and_add(
