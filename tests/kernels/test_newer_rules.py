@@ -138,6 +138,8 @@ def test_the_general_form_has_the_plain_one_in_it(decays, horizon):
     if decays:
         every = {"log_decay": lambda _, decay: decay.unsqueeze(-1).expand(T, B, H, K)}
         assert_close(outcome(**every), expected, 1e-11)
+        other = {"erase": lambda x, _: x["kappa"]}
+        assert_close(outcome(**other), outcome(**other, **every), 1e-11)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
